@@ -1,0 +1,1 @@
+"""The harness: trials, processes, memory, time and reports."""

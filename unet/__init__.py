@@ -1,0 +1,1 @@
+"""The workload: a U-Net that colorizes driving frames."""
