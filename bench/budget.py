@@ -1,0 +1,236 @@
+"""A memory budget that is enforced, and what counts as running out of it.
+
+On CUDA the caching allocator is capped at the budget less the measured context. On CPU the
+kernel refuses the trial's process more private memory than the budget (`RLIMIT_DATA`), which
+torch reports as an ordinary, catchable failure.
+
+Torch is imported in functions: the parent process, which only reads sizes, stays without it.
+"""
+
+import os
+import re
+import resource
+from pathlib import Path
+from typing import Protocol
+
+GIB = 2**30
+DEFAULT_BUDGET_BYTES = 8 * GIB
+
+_UNITS = {"b": 1, "kib": 2**10, "mib": 2**20, "gib": GIB, "kb": 10**3, "mb": 10**6, "gb": 10**9}
+
+# The shapes in which CPU and CUDA libraries say that memory is short.
+_OUT_OF_MEMORY = re.compile(
+    r"can't allocate memory|out of memory|not enough memory|bad_alloc"
+    r"|CUBLAS_STATUS_ALLOC_FAILED|CUDNN_STATUS_ALLOC_FAILED",
+    re.IGNORECASE,
+)
+
+
+def parse_bytes(text: str) -> int:
+    """A size such as `8GiB`, `800 MiB` or `2.5GB`, in bytes.
+
+    Raises:
+        ValueError: It is not a number with a unit, or not positive.
+    """
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([a-zA-Z]+)\s*", text)
+    if not match or match[2].lower() not in _UNITS:
+        raise ValueError(f"memory size {text!r}: expected a number and a unit, such as 8GiB")
+    size = int(float(match[1]) * _UNITS[match[2].lower()])
+    if size <= 0:
+        raise ValueError(f"memory size {text!r}: expected more than zero")
+    return size
+
+
+def format_gib(size_bytes: float) -> str:
+    """Bytes as GiB, for messages."""
+    return f"{size_bytes / GIB:.3g} GiB"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception, or one that it came from, means that memory ran out."""
+    import torch
+
+    kinds = (MemoryError, torch.OutOfMemoryError)
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, kinds) or (
+            isinstance(seen, RuntimeError) and says_out_of_memory(str(seen))
+        ):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
+
+
+def says_out_of_memory(text: str) -> bool:
+    """Whether a library's message means that memory ran out."""
+    return bool(_OUT_OF_MEMORY.search(text))
+
+
+class MemoryBudget(Protocol):
+    """Enforces a budget on this process and knows its peaks."""
+
+    limits: dict[str, int | str | None]
+    """What was set and measured when the budget was enforced, in bytes."""
+
+    def reset_peak(self) -> None:
+        """Starts a new peak."""
+        ...
+
+    def peak(self) -> dict[str, int | None]:
+        """Bytes at the peak since the last reset: `peak_bytes` is the one to quote."""
+        ...
+
+    def lift(self) -> None:
+        """Ends the limit, so that a failure can be reported in peace."""
+        ...
+
+
+def enforce(device: str, budget_bytes: int) -> MemoryBudget:
+    """Puts this process under the budget.
+
+    Raises:
+        ValueError: The process needs more than that before it has done anything.
+    """
+    if device == "cpu":
+        return CpuBudget(budget_bytes)
+    return CudaBudget(device, budget_bytes)
+
+
+def read_proc_status(pid: int | str = "self") -> dict[str, int]:
+    """The kernel's memory figures of a process in bytes, by the kernel's names (`RssAnon`, ...).
+
+    See proc_pid_status(5). Raises `OSError` when there is no such process.
+    """
+    figures = {}
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        name, _, value = line.partition(":")
+        number, _, unit = value.strip().partition(" ")
+        if unit == "kB":
+            figures[name] = int(number) * 1024
+    return figures
+
+
+class CpuBudget:
+    """Limits private writable memory (`VmData`) and measures what of it is resident.
+
+    A part of VmData is only reserved and never resident (thread stacks, arenas). What is so at
+    the start is added to the limit, so that the budget means resident memory as nearly as the
+    kernel can enforce it. The limit holds per process.
+    """
+
+    def __init__(self, budget_bytes: int) -> None:
+        import torch
+
+        torch.ones(1 << 20).add_(1)  # starts the thread pool, which cannot start out of memory
+        now = read_proc_status()
+        if budget_bytes <= now["RssAnon"]:
+            raise ValueError(
+                f"budget {format_gib(budget_bytes)}: a trial's process needs "
+                f"{format_gib(now['RssAnon'])} before it trains"
+            )
+        limit = budget_bytes + now["VmData"] - now["RssAnon"]
+        # Only the soft limit, so that it can be lifted again.
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.RLIM_INFINITY))
+        self.limits: dict[str, int | str | None] = {
+            "mode": "native",
+            "budget_bytes": budget_bytes,
+            "limit_vm_data_bytes": limit,
+            "baseline_bytes": now["RssAnon"],
+            "baseline_vm_data_bytes": now["VmData"],
+        }
+        self.reset_peak()
+
+    def reset_peak(self) -> None:
+        """Lets the kernel forget the process's peak resident set; see proc_pid_clear_refs(5)."""
+        try:
+            Path("/proc/self/clear_refs").write_text("5")
+            self._tracked = True
+        except OSError:  # some sandboxes have no such file: the parent's samples must do
+            self._tracked = False
+
+    def peak(self) -> dict[str, int | None]:
+        """Peak of anonymous resident memory, tracked by the kernel, not sampled.
+
+        The kernel keeps a peak of the whole resident set only. File and shared pages, which
+        hardly change while training, are taken off at their present size.
+        """
+        now = read_proc_status()
+        peak = now["VmHWM"] - now["RssFile"] - now["RssShmem"]
+        return {
+            "peak_bytes": peak if self._tracked else None,
+            "vm_data_bytes": now["VmData"],
+        }
+
+    def lift(self) -> None:
+        """Takes the limit off."""
+        resource.setrlimit(resource.RLIMIT_DATA, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
+class CudaBudget:
+    """Caps torch's caching allocator at the budget less the CUDA context.
+
+    The allocator's cap does not count the context (pytorch#58466), so the context is measured
+    and taken off. A capped big card is an emulation of a small one and is labelled so.
+    """
+
+    def __init__(self, device: str, budget_bytes: int) -> None:
+        import torch
+
+        self.device = torch.device(device)
+        torch.cuda.set_device(self.device)
+        torch.empty(1, device=self.device)  # makes the context
+        free_bytes, total_bytes = torch.cuda.mem_get_info(self.device)
+        context_bytes, source = self._context_bytes(total_bytes - free_bytes)
+        cap = budget_bytes - (context_bytes or 0)
+        if cap <= 0:
+            raise ValueError(
+                f"budget {format_gib(budget_bytes)}: the CUDA context alone takes "
+                f"{format_gib(context_bytes or 0)}"
+            )
+        torch.cuda.set_per_process_memory_fraction(min(1.0, cap / total_bytes), self.device)
+        self.limits: dict[str, int | str | None] = {
+            "mode": "native" if budget_bytes >= total_bytes else "emulated",
+            "budget_bytes": budget_bytes,
+            "cap_bytes": min(cap, total_bytes),
+            "context_bytes": context_bytes,
+            "context_source": source,
+            "card_bytes": total_bytes,
+        }
+
+    def _context_bytes(self, used_bytes: int) -> tuple[int | None, str]:
+        """The context's size and how it was found.
+
+        Args:
+            used_bytes: All memory in use on the card, by whomever.
+        """
+        import torch
+
+        from bench.monitor import nvml_process_bytes
+
+        reserved = torch.cuda.memory_reserved(self.device)
+        uuid = str(torch.cuda.get_device_properties(self.device).uuid)
+        own = nvml_process_bytes(uuid, os.getpid())
+        if own is not None:
+            return max(0, own - reserved), "nvml process memory"
+        # An upper bound: it counts other processes, and the trial then gets less, never more.
+        return max(0, used_bytes - reserved), "all memory in use on the card"
+
+    def reset_peak(self) -> None:
+        """Starts a new peak of the allocator."""
+        import torch
+
+        torch.cuda.reset_peak_memory_stats(self.device)
+
+    def peak(self) -> dict[str, int | None]:
+        """Peaks of allocated and reserved memory since the reset, and allocation retries."""
+        import torch
+
+        stats = torch.cuda.memory_stats(self.device)
+        return {
+            "peak_bytes": stats["allocated_bytes.all.peak"],
+            "peak_reserved_bytes": stats["reserved_bytes.all.peak"],
+            "alloc_retries": stats["num_alloc_retries"],
+        }
+
+    def lift(self) -> None:
+        """Nothing to lift: reporting needs no device memory."""

@@ -1,0 +1,164 @@
+"""What this machine is, and what of it decides whether two rows may be compared."""
+
+import os
+import platform
+import shlex
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pynvml
+
+COMPARABLE = (
+    "device_name",
+    "driver",
+    "cpu_model",
+    "cpus_allowed",
+    "threads",
+    "torch",
+    "triton",
+    "cuda",
+    "cudnn",
+    "python",
+)
+"""Rows that differ in one of these do not stand in one table."""
+
+# Of the CPU's many flags, those that decide how fast reduced precision is.
+_CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_fp16", "amx_tile")
+
+
+def describe_host(command: list[str]) -> dict[str, Any]:
+    """The part of the environment that the parent knows without torch.
+
+    Args:
+        command: The command line that asked for this.
+    """
+    commit, dirty = _commit()
+    return {
+        "command": shlex.join(command),
+        "commit": commit,
+        "dirty": dirty,
+        "version": _version("unet-bench"),
+        "os": platform.platform(),
+        "python": platform.python_version(),
+        "cpu_model": _cpu_model(),
+        "cpu_flags": [flag for flag in _CPU_FLAGS if flag in _cpu_info("flags").split()],
+        "cpus_allowed": cpus_allowed(),
+        "memory_bytes": psutil.virtual_memory().total,
+    }
+
+
+def describe_device(device: str) -> dict[str, Any]:
+    """The part that needs torch: called in a child process.
+
+    Args:
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+
+    Returns:
+        What a row records, and `device` (the one to use) and `free_bytes` (what is free there).
+
+    Raises:
+        ValueError: The device is not there.
+    """
+    import torch  # the parent, which imports this module too, stays without it
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    found: dict[str, Any] = {
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "triton": _version("triton"),
+        "numpy": _version("numpy"),
+        "cuda": None,
+        "cudnn": None,
+        "driver": None,
+        "gpu_uuid": None,
+    }
+    if device == "cpu":
+        return found | {
+            "device_name": _cpu_model(),
+            "free_bytes": psutil.virtual_memory().available,
+            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        }
+    if not torch.cuda.is_available():
+        raise ValueError(f"--device {device}: torch {torch.__version__} {_why_no_cuda()}")
+    index = torch.device(device).index or 0
+    if index >= torch.cuda.device_count():
+        raise ValueError(
+            f"--device {device}: this machine has {torch.cuda.device_count()} CUDA device(s), "
+            "counted from cuda:0"
+        )
+    properties = torch.cuda.get_device_properties(index)
+    return found | {
+        "device_name": properties.name,
+        "device_memory_bytes": properties.total_memory,
+        "compute_capability": f"{properties.major}.{properties.minor}",
+        "gpu_uuid": str(properties.uuid),
+        "cuda": torch.version.cuda,
+        "cudnn": str(torch.backends.cudnn.version())  # type: ignore[no-untyped-call],
+        "driver": _driver(),
+        "free_bytes": torch.cuda.mem_get_info(index)[0],
+    }
+
+
+def cpus_allowed() -> int:
+    """How many logical CPUs this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def _why_no_cuda() -> str:
+    driver = _driver()
+    if driver is None:
+        return "finds no CUDA device here, and neither does NVML"
+    return f"cannot use the GPU with driver {driver}, which may be too old for it"
+
+
+def _driver() -> str | None:
+    try:
+        pynvml.nvmlInit()
+        return str(pynvml.nvmlSystemGetDriverVersion())
+    except pynvml.NVMLError:
+        return None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu_info(field: str) -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == field:
+            return value.strip()
+    return ""
+
+
+def _cpu_model() -> str:
+    return _cpu_info("model name") or platform.processor() or platform.machine()
+
+
+def _commit() -> tuple[str | None, bool | None]:
+    """The commit of the code that runs, and whether files differ from it; `None` outside git."""
+    here = Path(__file__).parent
+    try:
+        commit = _git("rev-parse", "HEAD", cwd=here)
+        return commit, bool(_git("status", "--porcelain", cwd=here))
+    except (OSError, subprocess.CalledProcessError):
+        return None, None
+
+
+def _git(*arguments: str, cwd: Path) -> str:
+    done = subprocess.run(
+        ["git", *arguments],  # noqa: S607 (the user's own git)
+        cwd=cwd,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return done.stdout.strip()

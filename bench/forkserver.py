@@ -1,0 +1,176 @@
+"""Starts a trial's process in milliseconds: a server with torch preloaded that forks on request.
+
+A plain new process spends seconds importing torch. The server imports once and forks a child per
+trial, which has the isolation of a process of its own. It is executed anew for every round, so
+that address layout and hash seed vary between rounds.
+
+Nothing outlives its parent: the kernel kills the server when the parent dies and the child when
+the server dies, however they die.
+"""
+
+import contextlib
+import ctypes
+import importlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from bench.workload import load_object
+
+_MESSAGE_BYTES = 1 << 16
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def _die_with_parent(parent: int) -> None:
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before the call above
+        os._exit(1)
+
+
+@dataclass
+class Child:
+    """A process forked by the server.
+
+    Attributes:
+        pid: Its process id, which is also its process group's.
+        events: The reading end of its event pipe, non-blocking, binary.
+        log: What it wrote to standard output and error.
+    """
+
+    pid: int
+    events: IO[bytes]
+    log: IO[bytes]
+
+    def kill(self) -> None:
+        """Kills the child and whatever it started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+    def log_tail(self, limit_bytes: int = 4000) -> str:
+        """The end of what it wrote, at most `limit_bytes`."""
+        size = self.log.seek(0, os.SEEK_END)
+        self.log.seek(max(0, size - limit_bytes))
+        return self.log.read().decode(errors="replace").strip()
+
+
+class ForkServer:
+    """The parent's end: starts the server and asks it for children, one at a time.
+
+    Args:
+        preload: Modules the server imports before it forks.
+    """
+
+    def __init__(self, preload: tuple[str, ...]) -> None:
+        self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        # numpy's BLAS starts threads at import, and threads do not survive a fork; torch brings
+        # its own.
+        environ = {"OPENBLAS_NUM_THREADS": "1", **os.environ}
+        environ["PYTHONPATH"] = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", __name__, str(theirs.fileno()), str(os.getpid()), *preload],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C in the terminal is the parent's to handle
+                env=environ,
+            )
+
+    def fork(self, entry: str, request: dict[str, Any], log: IO[bytes]) -> Child:
+        """Runs `entry(request, events)` in a new process.
+
+        Args:
+            entry: A function as `module:attribute`; `events` is a binary file to write to.
+            request: JSON types.
+            log: An open file for the child's standard output and error.
+
+        Raises:
+            RuntimeError: The server is gone.
+        """
+        read_fd, write_fd = os.pipe()
+        message = json.dumps({"entry": entry, "request": request}).encode()
+        try:
+            socket.send_fds(self.socket, [message], [write_fd, log.fileno()])
+            reply = self.reply()
+        except OSError:
+            reply = None
+        finally:
+            os.close(write_fd)
+        if reply is None:
+            os.close(read_fd)
+            raise RuntimeError("the process that starts trials has ended unexpectedly")
+        os.set_blocking(read_fd, False)
+        return Child(reply["pid"], os.fdopen(read_fd, "rb", buffering=0), log)
+
+    def reply(self) -> dict[str, Any] | None:
+        """The server's next message; `None` when the server is gone. Blocks.
+
+        After `fork`, the message `{"exit_code": n}` comes when the child has ended: as in
+        `subprocess`, a negative code is the signal that killed it.
+        """
+        data = self.socket.recv(_MESSAGE_BYTES)
+        return json.loads(data) if data else None
+
+    def close(self) -> None:
+        """Ends the server, and a child that should still run."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        self.socket.close()
+
+
+def _serve(connection: socket.socket) -> None:
+    while True:
+        message, fds, _, _ = socket.recv_fds(connection, _MESSAGE_BYTES, 2)
+        if not message:
+            return
+        server = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            _die_with_parent(server)
+            connection.close()
+            _run_child(json.loads(message), *fds)
+        for fd in fds:
+            os.close(fd)
+        with contextlib.suppress(PermissionError, ProcessLookupError):
+            os.setpgid(pid, pid)  # here and in the child: whoever comes first
+        connection.send(json.dumps({"pid": pid}).encode())
+        _, status = os.waitpid(pid, 0)
+        connection.send(json.dumps({"exit_code": os.waitstatus_to_exitcode(status)}).encode())
+
+
+def _run_child(message: dict[str, Any], events_fd: int, log_fd: int) -> None:
+    """Never returns: `os._exit` skips the clean-up that belongs to the server."""
+    code = 1
+    try:
+        os.setpgid(0, 0)
+        os.dup2(log_fd, 1)
+        os.dup2(log_fd, 2)
+        with os.fdopen(events_fd, "wb", buffering=0) as events:
+            load_object(message["entry"])(message["request"], events)
+        code = 0
+    except BaseException:  # noqa: BLE001 (a forked child must not run the server's code)
+        sys.excepthook(*sys.exc_info())
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _main() -> None:
+    fd, parent, *preload = sys.argv[1:]
+    _die_with_parent(int(parent))
+    for module in preload:
+        with contextlib.suppress(ImportError):  # the child imports again, and its row tells
+            importlib.import_module(module)
+    with socket.socket(fileno=int(fd)) as connection:
+        _serve(connection)
+
+
+if __name__ == "__main__":
+    _main()

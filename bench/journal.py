@@ -1,0 +1,224 @@
+"""The journal: one JSON line per trial, appended and synced, never rewritten.
+
+Every line stands alone: `schema`, `key`, `trial`, `workload`, `data`, `environment`, and the
+fields of `TrialResult`. A later line of the same key replaces an earlier one for readers.
+"""
+
+import fcntl
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from bench.environment import COMPARABLE
+from bench.trial import Status, Trial, TrialResult
+
+SCHEMA = 1
+FILE_NAME = "journal.jsonl"
+
+PER_FOLDER = ("workload", "samples", "warmup_steps", "measured_steps", "device", "budget_bytes")
+"""Fields of a trial that are the same in all rows of a folder, or they could not be compared."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One journal line: a trial, its circumstances and its result.
+
+    Attributes:
+        trial: What was asked.
+        workload: `name` and `plain` (the variant that speed-ups refer to).
+        data: Provenance of the training data.
+        environment: What the machine and the software were.
+        result: What was found.
+    """
+
+    trial: Trial
+    workload: Mapping[str, Any]
+    data: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    result: TrialResult
+
+    def to_line(self) -> str:
+        """The row as one line of JSON, with its newline; values that are not finite are null."""
+        line = {
+            "schema": SCHEMA,
+            "key": self.trial.key,
+            "trial": self.trial.to_json(),
+            "workload": dict(self.workload),
+            "data": dict(self.data),
+            "environment": dict(self.environment),
+            **asdict(self.result),
+        }
+        return json.dumps(_finite(line), separators=(",", ":"), allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, line: dict[str, Any]) -> "Row":
+        """The inverse of `to_line`, from the parsed line.
+
+        Raises:
+            ValueError: Another schema, or fields are missing or unknown.
+        """
+        rest = dict(line)
+        schema = rest.pop("schema", None)
+        if schema != SCHEMA:
+            raise ValueError(f"schema {schema!r}: expected {SCHEMA}")
+        try:
+            rest.pop("key")
+            trial = Trial.from_json(rest.pop("trial"))
+            workload, data = rest.pop("workload"), rest.pop("data")
+            environment = rest.pop("environment")
+            result = TrialResult(**rest)
+            result.status = Status(result.status)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not a row of schema {SCHEMA}: {error}") from None
+        return cls(trial, workload, data, environment, result)
+
+    @property
+    def circumstances(self) -> dict[str, Any]:
+        """What must be the same in every row of a folder, by name."""
+        trial = self.trial.to_json()
+        return (
+            {name: trial[name] for name in PER_FOLDER}
+            | {f"data.{name}": value for name, value in self.data.items()}
+            | {f"environment.{name}": self.environment.get(name) for name in COMPARABLE}
+        )
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
+
+
+def check_comparable(row: Row, other: Row, where: str) -> None:
+    """Refuses to mix what cannot be compared.
+
+    Args:
+        row: A row that is there already.
+        other: The row to be added.
+        where: The journal, for the message.
+
+    Raises:
+        ValueError: Naming the first key that differs, and both values.
+    """
+    there, here = row.circumstances, other.circumstances
+    for name in there | here:
+        if there.get(name) != here.get(name):
+            raise ValueError(
+                f"{where}: {name} is {there.get(name)!r} there and {here.get(name)!r} here; "
+                "rows that cannot be compared need another folder (--out)"
+            )
+
+
+def read(folder: Path) -> list[Row]:
+    """All rows of a folder's journal, the last of each key, in the order they first appeared.
+
+    A torn last line (the writer was killed) is passed over.
+
+    Raises:
+        ValueError: There is no journal, or a line in it is not a row.
+    """
+    path = folder / FILE_NAME
+    if not path.is_file():
+        raise ValueError(f"{folder}: expected a folder with a {FILE_NAME} in it")
+    rows: dict[str, Row] = {}
+    for number, line in enumerate(_whole_lines(path.read_bytes()), start=1):
+        try:
+            row = Row.from_json(json.loads(line))
+        except (ValueError, AttributeError) as error:
+            raise ValueError(f"{path}, line {number}: {error}") from None
+        rows[row.trial.key] = row
+    return list(rows.values())
+
+
+def _whole_lines(content: bytes) -> list[bytes]:
+    return content[: content.rfind(b"\n") + 1].split(b"\n")[:-1]
+
+
+class Journal:
+    """A folder's journal, open for appending and locked against a second writer.
+
+    Use as a context manager. The lock is the kernel's, so it ends with the process, however
+    that ends.
+
+    Raises:
+        ValueError: The folder cannot be made or written, is in use, or holds a broken journal.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.path = folder / FILE_NAME
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._fd = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC)
+        except OSError as error:
+            raise ValueError(f"--out {folder}: {error.strerror}") from None
+        try:
+            self._lock()
+            self._cut_torn_line()
+            _sync_folder(folder)
+            self.rows = {row.trial.key: row for row in read(folder)}
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        os.close(self._fd)
+
+    def append(self, row: Row) -> None:
+        """Writes a row to disk, whole or not at all, and returns when it is there.
+
+        Raises:
+            ValueError: It cannot be written (the disk is full, say). What was written before
+                stays as it was.
+        """
+        end = os.fstat(self._fd).st_size
+        line = row.to_line().encode()
+        try:
+            written = 0
+            while written < len(line):
+                written += os.write(self._fd, line[written:])
+            os.fsync(self._fd)
+        except OSError as error:
+            os.ftruncate(self._fd, end)
+            raise ValueError(
+                f"{self.path}: {error.strerror}; the rows before {row.trial.label} are safe"
+            ) from None
+        self.rows[row.trial.key] = row
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"--out {self.folder}: another sweep is writing there") from None
+
+    def _cut_torn_line(self) -> None:
+        content = self.path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            os.ftruncate(self._fd, whole)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a new file's name as durable as its content."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,124 @@
+"""Samples a running trial from outside: the trial's process does nothing for it.
+
+Each sample is cheap (below a millisecond), and the parent sleeps between two.
+"""
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pynvml
+
+from bench.budget import read_proc_status
+
+Sample = dict[str, float | str | None]
+
+INTERVAL_S = 0.25
+
+_TICK_S = 1 / os.sysconf("SC_CLK_TCK")
+
+
+class Monitor:
+    """Samples one trial: its process tree, and the GPU when it runs on one.
+
+    Args:
+        pid: The trial's process.
+        gpu_uuid: NVML's name of the GPU; `None` on CPU.
+    """
+
+    def __init__(self, pid: int, gpu_uuid: str | None) -> None:
+        self._pid = pid
+        self._gpu = None
+        if gpu_uuid:
+            with contextlib.suppress(pynvml.NVMLError):
+                self._gpu = NvmlDevice(gpu_uuid)
+
+    def sample(self, phase: str | None) -> Sample:
+        """One sample.
+
+        Returns:
+            `at_s` (monotonic clock), `phase`, `cpu_s` (user and system time of the process tree
+            so far), `rss_anon_bytes` (of the tree), and on a GPU `NvmlDevice.sample`.
+        """
+        cpu_s = 0.0
+        rss_anon = 0
+        for pid in _tree(self._pid):
+            with contextlib.suppress(OSError):  # it may end while we look
+                cpu_s += _cpu_s(pid)
+                rss_anon += read_proc_status(pid).get("RssAnon", 0)
+        sample: Sample = {
+            "at_s": time.monotonic(),
+            "phase": phase,
+            "cpu_s": cpu_s,
+            "rss_anon_bytes": rss_anon,
+        }
+        return sample | self._gpu.sample() if self._gpu else sample
+
+
+def _tree(pid: int) -> Iterator[int]:
+    """A process and its descendants; see proc_tid_children(5)."""
+    yield pid
+    with contextlib.suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            for child in (task / "children").read_text().split():
+                yield from _tree(int(child))
+
+
+def _cpu_s(pid: int) -> float:
+    """User and system time of a process and its ended children; see proc_pid_stat(5)."""
+    # The name in parentheses may hold spaces; fields 14 to 17 of the page come after it.
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(int(ticks) for ticks in fields[11:15]) * _TICK_S
+
+
+class NvmlDevice:
+    """One GPU, by UUID. A figure that this machine does not let one read is `None`, never 0."""
+
+    def __init__(self, uuid: str) -> None:
+        pynvml.nvmlInit()
+        self._handle = pynvml.nvmlDeviceGetHandleByUUID(nvml_uuid(uuid))
+
+    def sample(self) -> Sample:
+        """Utilization in percent, memory in bytes, clock in MHz, power in W, temperature in C."""
+        nvml, gpu = pynvml, self._handle
+        power_mw = _read(lambda: nvml.nvmlDeviceGetPowerUsage(gpu))
+        return {
+            "gpu_percent": _read(lambda: nvml.nvmlDeviceGetUtilizationRates(gpu).gpu),
+            "gpu_used_bytes": _read(lambda: nvml.nvmlDeviceGetMemoryInfo(gpu).used),
+            "sm_clock_mhz": _read(lambda: nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_SM)),
+            "power_w": None if power_mw is None else power_mw / 1000,
+            "temperature_c": _read(
+                lambda: nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU)
+            ),
+        }
+
+    def process_bytes(self, pid: int) -> int | None:
+        """Memory that NVML accounts to a process, its context included."""
+        processes = _read(lambda: pynvml.nvmlDeviceGetComputeRunningProcesses(self._handle))
+        for process in processes or ():
+            if process.pid == pid and process.usedGpuMemory:
+                return int(process.usedGpuMemory)
+        return None
+
+
+def _read(call: Callable[[], Any]) -> Any:
+    try:
+        return call()
+    except pynvml.NVMLError:
+        return None
+
+
+def nvml_uuid(uuid: str) -> str:
+    """NVML's form of a UUID, which torch gives without its prefix."""
+    return uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}"
+
+
+def nvml_process_bytes(uuid: str, pid: int) -> int | None:
+    """Device memory of one process; `None` where it is not readable (as in most containers)."""
+    try:
+        return NvmlDevice(uuid).process_bytes(pid)
+    except pynvml.NVMLError:
+        return None

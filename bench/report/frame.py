@@ -1,0 +1,238 @@
+"""From journal rows to DataFrames: all derived figures are computed here and nowhere else.
+
+Names carry units; `results/README.md` defines every column.
+"""
+
+import shlex
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bench.budget import GIB
+from bench.journal import Row, check_comparable
+from bench.trial import PHASES, Status
+
+Record = dict[str, Any]
+"""One line of a DataFrame, by column."""
+
+CELL = ("variant", "batch_size", "settings", "seed")
+"""What makes a cell of the table; its rounds are repetitions."""
+
+_MEDIAN = (
+    "images_per_s",
+    "step_ms",
+    *(f"{phase}_ms" for phase in PHASES),
+    "first_step_ms",
+    "start_s",
+    "peak_memory_gib",
+    "first_step_peak_memory_gib",
+    "budget_percent",
+    "utilization_percent",
+    "final_mse",
+    "grey_mse",
+    "mean_color_mse",
+)
+
+# What a cell is called when its rounds ended differently: the first of these that occurred.
+_WORST_FIRST = (
+    Status.CRASH,
+    Status.OOM,
+    Status.IMPLIED_OOM,
+    Status.TIMEOUT,
+    Status.DIVERGED,
+    Status.UNSUPPORTED,
+    Status.INTERRUPTED,
+    Status.OK,
+)
+
+
+def trial_frame(rows: Sequence[Row]) -> pd.DataFrame:
+    """One line per trial, with everything derived from its raw figures.
+
+    Raises:
+        ValueError: Rows that cannot be compared, naming the key that differs.
+    """
+    for row in rows[1:]:
+        check_comparable(rows[0], row, "journal")
+    return pd.DataFrame([_trial_record(row) for row in rows])
+
+
+def cell_frame(rows: Sequence[Row]) -> pd.DataFrame:
+    """One line per cell of the table: medians over the rounds that ended well, and speed-ups.
+
+    Raises:
+        ValueError: There are no rows, or they cannot be compared.
+    """
+    if not rows:
+        raise ValueError("the journal holds no rows yet")
+    groups = trial_frame(rows).groupby(list(CELL), sort=False)
+    cells = [_cell(group) for _, group in groups]
+    for cell in cells:
+        cell.update(_speedups(cell, cells))
+    frame = pd.DataFrame(cells)
+    numbers = [*_MEDIAN, "speedup", "speedup_vs_seed"]
+    return frame.astype(dict.fromkeys(numbers, float) | {"seed_batch_size": "Int64"})
+
+
+def _cell(group: pd.DataFrame) -> Record:
+    statuses = list(group["status"])
+    worst = next(status for status in _WORST_FIRST if status in statuses)
+    good = group[group["status"] == Status.OK]
+    cell: Record = dict(group.iloc[0].drop(["key", "round"]))
+    cell.update({name: good[name].median() if len(good) else None for name in _MEDIAN})
+    return cell | {
+        "status": worst,
+        "reason": list(group["reason"])[statuses.index(worst)],
+        "rounds": len(group),
+        "rounds_ok": len(good),
+    }
+
+
+def _speedups(cell: Record, cells: Sequence[Record]) -> Record:
+    """`speedup`, `speedup_vs_seed` and the batch size that the latter refers to."""
+    plain = {
+        other["batch_size"]: other["images_per_s"]
+        for other in plain_cells(cell, cells)
+        if other["rounds_ok"]
+    }
+    largest = max(filter(is_power_of_two, plain), default=None)
+    rate = cell["images_per_s"]
+    return {
+        "speedup": _ratio(rate, plain.get(cell["batch_size"])),
+        "speedup_vs_seed": _ratio(rate, plain.get(largest)),
+        "seed_batch_size": largest,
+    }
+
+
+def _ratio(value: float | None, reference: float | None) -> float | None:
+    return None if value is None or reference is None else value / reference
+
+
+def plain_cells(cell: Record, cells: Iterable[Record]) -> list[Record]:
+    """The cells of the plain variant that a cell may be compared with, of all batch sizes."""
+    return [
+        other
+        for other in cells
+        if other["variant"] == other["plain_variant"]
+        and all(other[name] == cell[name] for name in ("settings", "seed"))
+    ]
+
+
+def is_power_of_two(number: int) -> bool:
+    """Whether a positive number is 1, 2, 4, 8, ..."""
+    return number & (number - 1) == 0
+
+
+def _trial_record(row: Row) -> Record:
+    trial, result = row.trial, row.result
+    record: Record = {
+        "key": trial.key,
+        "variant": trial.variant,
+        **trial.axes,
+        "batch_size": trial.batch_size,
+        "status": result.status,
+        "images_per_s": None,
+        "step_ms": None,
+        **{f"{phase}_ms": None for phase in PHASES},
+        "first_step_ms": None,
+        "peak_memory_gib": None,
+        "first_step_peak_memory_gib": None,
+        "budget_gib": trial.budget_bytes / GIB,
+        "budget_percent": None,
+        "utilization_percent": None,
+        "final_mse": None,
+        "grey_mse": None,
+        "mean_color_mse": None,
+        "start_s": result.start_s,
+        "duration_s": result.duration_s,
+        "reason": result.reason,
+        "seed": trial.seed,
+        "round": trial.round,
+        "samples": trial.samples,
+        "settings": " ".join(f"{name}={value}" for name, value in trial.settings.items()),
+        "workload": row.workload["name"],
+        "plain_variant": row.workload["plain"],
+        "device_name": row.environment["device_name"],
+        "torch": row.environment["torch"],
+        "commit": row.environment["commit"],
+        "dirty": row.environment["dirty"],
+        "command": reproduce(row),
+    }
+    if result.status is Status.OK:
+        record.update(result.quality)
+        record.update(_times(row))
+        record.update(_memory(row))
+        record["utilization_percent"] = _utilization_percent(row)
+    return record
+
+
+def _times(row: Row) -> dict[str, float]:
+    steps = np.array(row.result.step_phase_s)
+    measured = steps[slice(*row.result.window)]
+    phases_ms = np.median(measured, axis=0) * 1000
+    return {
+        "images_per_s": row.result.images_per_s,
+        "step_ms": float(np.median(measured.sum(axis=1)) * 1000),
+        **{f"{phase}_ms": float(ms) for phase, ms in zip(PHASES, phases_ms, strict=True)},
+        "first_step_ms": float(steps[0].sum() * 1000),
+    }
+
+
+def _memory(row: Row) -> dict[str, float | None]:
+    """Peaks in GiB, and the share of the budget that the whole process took at its peak."""
+    memory = row.result.memory
+    steady: float | str | None = memory.get("peak_bytes")
+    process: float | None = None
+    if row.trial.device == "cpu":
+        # The kernel tracks the process itself; samples see what it may have started.
+        training = ("warming_up", "measuring", "training")
+        samples = [s["rss_anon_bytes"] for s in row.result.monitor if s["phase"] in training]
+        process = max(map(_number, [steady, *samples]))
+        steady = process
+    elif memory.get("peak_reserved_bytes") is not None:
+        process = _number(memory["peak_reserved_bytes"]) + _number(memory["context_bytes"])
+    return {
+        "peak_memory_gib": _gib(steady),
+        "first_step_peak_memory_gib": _gib(memory.get("first_step_peak_bytes")),
+        "budget_percent": 100 * process / row.trial.budget_bytes if process else None,
+    }
+
+
+def _utilization_percent(row: Row) -> float | None:
+    """Over the measured window: NVML's mean on a GPU; on CPU the share of the allowed cores."""
+    samples = [sample for sample in row.result.monitor if sample["phase"] == "measuring"]
+    if row.trial.device != "cpu":
+        read = [s["gpu_percent"] for s in samples if s.get("gpu_percent") is not None]
+        return float(np.mean([_number(percent) for percent in read])) if read else None
+    # The sample that is taken when the window ends bears the next phase's name.
+    start, end = samples[0], next(s for s in row.result.monitor if s["phase"] == "training")
+    busy_s = _number(end["cpu_s"]) - _number(start["cpu_s"])
+    wall_s = _number(end["at_s"]) - _number(start["at_s"])
+    return 100 * busy_s / wall_s / float(row.environment["cpus_allowed"])
+
+
+def _gib(size_bytes: float | str | None) -> float | None:
+    return None if size_bytes is None else float(size_bytes) / GIB
+
+
+def _number(value: float | str | None) -> float:
+    return float(value or 0)
+
+
+def reproduce(row: Row) -> str:
+    """The command line that measures this one cell again."""
+    trial = row.trial
+    asked: dict[str, object] = {
+        **trial.settings,
+        "seed": trial.seed,
+        "samples": trial.samples,
+        "warmup_steps": trial.warmup_steps,
+        "measured_steps": trial.measured_steps,
+    }
+    words = ["unet-bench", "trial", trial.variant, "--batch-size", str(trial.batch_size)]
+    words += ["--device", trial.device, "--budget", f"{trial.budget_bytes}B"]
+    for name, value in asked.items():
+        words += ["--set", f"{name}={value}"]
+    return shlex.join(words)

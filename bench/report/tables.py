@@ -1,0 +1,210 @@
+"""Every format of the result table, rendered from the one DataFrame of cells."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pandas as pd
+from rich import box
+from rich.table import Table
+
+from bench.report.frame import Record, plain_cells
+from bench.trial import Status
+
+NOT_MEASURED = "not measured"
+NOT_READABLE = "not readable"
+
+_LEFT = ("variant", "status")
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the printed table.
+
+    Attributes:
+        name: In the DataFrame.
+        title: In the heading.
+        format: From a number to its text.
+        absent: The text of a missing value in a row that ended well.
+    """
+
+    name: str
+    title: str
+    format: Callable[[float], str]
+    absent: str = NOT_MEASURED
+
+
+COLUMNS = (
+    Column("images_per_s", "images/s", "{:.1f}".format),
+    Column("speedup", "speedup", "{:.2f}x".format),
+    Column("speedup_vs_seed", "vs seed", "{:.2f}x".format),
+    Column("step_ms", "step ms", "{:.1f}".format),
+    Column("peak_memory_gib", "peak GiB", "{:.2f}".format, NOT_READABLE),
+    Column("budget_percent", "budget %", "{:.0f}".format, NOT_READABLE),
+    Column("utilization_percent", "util %", "{:.0f}".format, NOT_READABLE),
+    Column("final_mse", "MSE", "{:.1f}".format),
+    Column("mse_vs_mean_color", "vs mean", "{:.2f}x".format),
+    Column("mse_vs_grey", "vs grey", "{:.2f}x".format),
+)
+
+# Left out of a narrow terminal in this order, until the rest fits.
+_DISPENSABLE = ("vs grey", "budget %", "step ms", "util %", "vs seed", "vs mean", "peak GiB")
+
+
+TITLES = ("variant", "batch", *(column.title for column in COLUMNS), "status")
+
+
+def _texts(cells: list[Record]) -> list[list[str]]:
+    """The printed table's rows, under `TITLES`."""
+    rows = []
+    for cell in cells:
+        shown = cell | {
+            "mse_vs_mean_color": cell["final_mse"] / cell["mean_color_mse"],
+            "mse_vs_grey": cell["final_mse"] / cell["grey_mse"],
+        }
+        texts = [str(cell["variant"]), str(cell["batch_size"])]
+        for column in COLUMNS:
+            value = shown[column.name]
+            absent = column.absent if cell["status"] == Status.OK else NOT_MEASURED
+            texts.append(absent if pd.isna(value) else column.format(float(value)))
+        rounds = f" {cell['rounds_ok']}/{cell['rounds']}" if cell["rounds"] > 1 else ""
+        rows.append([*texts, cell["status"] + rounds])
+    return rows
+
+
+def _records(frame: pd.DataFrame) -> list[Record]:
+    return frame.to_dict("records")
+
+
+def fastest(cells: list[Record]) -> int | None:
+    """Place of the cell with the highest rate; `None` if nothing was measured."""
+    measured = [place for place, cell in enumerate(cells) if cell["rounds_ok"]]
+    return max(measured, key=lambda place: cells[place]["images_per_s"], default=None)
+
+
+def to_rich(frame: pd.DataFrame, width: int | None) -> Table:
+    """For a terminal; the fastest row is bold.
+
+    Args:
+        frame: Of `cell_frame`.
+        width: Characters to a line; columns that do not fit are left out, and named below the
+            table. `None` keeps all.
+    """
+    cells = _records(frame)
+    rows, best = _texts(cells), fastest(cells)
+    widths = {
+        title: max(map(len, texts)) + 3  # padding and rule
+        for title, *texts in zip(TITLES, TITLES, *rows, strict=True)
+    }
+    hidden: list[str] = []
+    for title in _DISPENSABLE:
+        if width is not None and sum(widths.values()) > width:
+            hidden.append(title)
+            del widths[title]
+    caption = f"not shown for lack of width: {', '.join(hidden)}" if hidden else None
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=caption, caption_justify="left")
+    for title in widths:
+        table.add_column(title, justify="left" if title in _LEFT else "right", no_wrap=True)
+    for place, texts in enumerate(rows):
+        shown = [text for title, text in zip(TITLES, texts, strict=True) if title in widths]
+        table.add_row(*shown, style="bold green" if place == best else None)
+    return table
+
+
+def to_markdown(frame: pd.DataFrame) -> str:
+    """The table, the verdict and the notes, in Markdown; the fastest row is bold."""
+    cells = _records(frame)
+    best = fastest(cells)
+    lines = [
+        "| " + " | ".join(TITLES) + " |",
+        "|" + "|".join(":--" if title in _LEFT else "--:" for title in TITLES) + "|",
+    ]
+    for place, texts in enumerate(_texts(cells)):
+        shown = [f"**{text}**" for text in texts] if place == best else texts
+        lines.append("| " + " | ".join(shown) + " |")
+    return "\n".join([*lines, "", verdict(frame), "", *(f"- {note}" for note in notes(frame)), ""])
+
+
+def to_csv(frame: pd.DataFrame) -> str:
+    """All columns under the names of the contract; what was not measured is empty."""
+    return frame.to_csv(index=False)
+
+
+def to_json(frame: pd.DataFrame) -> str:
+    """As `to_csv`, as a list of objects; what was not measured is null."""
+    records = json.loads(frame.to_json(orient="records"))
+    return json.dumps(records, indent=1) + "\n"
+
+
+def verdict(frame: pd.DataFrame) -> str:
+    """One sentence: what is fastest, against what, and what it costs."""
+    cells = _records(frame)
+    best = fastest(cells)
+    if best is None:
+        return "Nothing was measured: no row ended well."
+    cell = cells[best]
+    same_batch = [
+        plain
+        for plain in plain_cells(cell, cells)
+        if plain["batch_size"] == cell["batch_size"] and plain is not cell and plain["rounds_ok"]
+    ]
+    text = (
+        f"Fastest here: {cell['variant']} at batch {cell['batch_size']} "
+        f"with {cell['images_per_s']:.1f} images/s"
+    )
+    if same_batch:
+        text += f", {cell['speedup']:.2f}x plain {cell['plain_variant']} at the same batch"
+    if pd.notna(cell["peak_memory_gib"]):
+        text += f", in {cell['peak_memory_gib']:.2f} of {cell['budget_gib']:g} GiB"
+    text += f", to a final MSE of {cell['final_mse']:.1f}"
+    if same_batch:
+        text += f" (plain: {same_batch[0]['final_mse']:.1f})"
+    return text + "."
+
+
+def notes(frame: pd.DataFrame) -> list[str]:
+    """What a reader must know to take the table for what it is."""
+    cells = _records(frame)
+    first = cells[0]
+    found = [
+        f"Measured on {first['device_name']}, torch {first['torch']}, budget "
+        f"{first['budget_gib']:g} GiB, {first['samples']} training samples a row.",
+    ]
+    good = [cell for cell in cells if cell["rounds_ok"]]
+    if good:
+        found.append(
+            f"MSE without a network: {good[0]['mean_color_mse']:.1f} for the training set's mean "
+            f"colour (vs mean), {good[0]['grey_mse']:.1f} for grey (vs grey)."
+        )
+    found += _seed_notes(cells)
+    if all(cell["rounds"] == 1 for cell in cells):
+        found.append("One round: differences of a few percent may be noise.")
+    commits = {str(cell["commit"]) for cell in cells}
+    if len(commits) > 1:
+        found.append(f"Rows come from several commits: {', '.join(sorted(commits))}.")
+    found += [
+        f"{cell['variant']} b{cell['batch_size']}: {cell['status']}: {cell['reason']}"
+        for cell in cells
+        if cell["status"] != Status.OK
+    ]
+    return found
+
+
+def _seed_notes(cells: list[Record]) -> list[str]:
+    """What `vs seed` refers to, and whether that is known to be the budget's edge."""
+    found = []
+    for cell in cells:
+        if pd.isna(cell["seed_batch_size"]):
+            continue
+        size = int(cell["seed_batch_size"])
+        edge = (
+            "the largest power of two that fits the budget"
+            if any(
+                plain["batch_size"] == 2 * size
+                and plain["status"] in (Status.OOM, Status.IMPLIED_OOM)
+                for plain in plain_cells(cell, cells)
+            )
+            else "the largest power of two measured here; the budget may hold a larger one"
+        )
+        found.append(f"vs seed: against plain {cell['plain_variant']} at batch {size}, {edge}.")
+    return list(dict.fromkeys(found))

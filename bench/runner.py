@@ -1,0 +1,263 @@
+"""The parent's side of one trial: starts its process, watches it, ends it."""
+
+import contextlib
+import json
+import os
+import select
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from types import FrameType, TracebackType
+from typing import IO, Any
+
+from bench.budget import says_out_of_memory
+from bench.forkserver import Child, ForkServer
+from bench.monitor import INTERVAL_S, Monitor
+from bench.trial import Status, Trial, TrialResult
+
+OnPhase = Callable[[str], None]
+
+
+class StopRequest:
+    """Turns Ctrl-C and SIGTERM into a flag and a readable file descriptor.
+
+    Nothing is interrupted halfway: who waits also waits for `fd`, and ends in good order.
+    Use as a context manager, in the main thread.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.fd, self._write_fd = os.pipe()
+
+    def __enter__(self) -> "StopRequest":
+        self._before = {
+            number: signal.signal(number, self._handle)
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        os.close(self.fd)
+        os.close(self._write_fd)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        if not self.requested:
+            self.requested = True
+            os.write(self._write_fd, b"!")
+
+
+class EventReader:
+    """Cuts what arrives in an event pipe into events."""
+
+    def __init__(self, pipe: IO[bytes]) -> None:
+        self._pipe = pipe
+        self._rest = b""
+        self.ended = False
+
+    def read(self) -> Iterator[dict[str, Any]]:
+        """The events that have arrived whole."""
+        while chunk := self._pipe.read(1 << 16):
+            self._rest += chunk
+        self.ended = chunk == b""  # None: nothing more at present
+        *lines, self._rest = self._rest.split(b"\n")
+        for line in lines:
+            yield json.loads(line)
+
+
+class Runner:
+    """Runs trials one after the other, each in a fresh process.
+
+    Use as a context manager: it leaves no process behind.
+
+    Args:
+        task: The task's class as `module:attribute`.
+        timeout_s: A trial that takes longer is killed.
+    """
+
+    def __init__(self, task: str, timeout_s: float) -> None:
+        self._task = task
+        self._timeout_s = timeout_s
+        self._server: ForkServer | None = None
+
+    def __enter__(self) -> "Runner":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.new_round()
+
+    def new_round(self) -> None:
+        """Ends the process that trials are forked from; the next trial starts another."""
+        if self._server:
+            self._server.close()
+            self._server = None
+
+    def ask(self, entry: str, request: dict[str, Any]) -> dict[str, Any]:
+        """One answer from a function of the worker that gives one event.
+
+        Raises:
+            ValueError: The answer is an error, or there was none.
+        """
+        with tempfile.TemporaryFile() as log, self._fork(entry, request, log) as child:
+            self._wait_for_exit()
+            answer = next(EventReader(child.events).read(), None)
+            if answer is None:
+                raise ValueError(f"the trial's process does not start: {child.log_tail()}")
+        if "error" in answer:
+            raise ValueError(answer["error"])
+        return answer
+
+    def run(
+        self,
+        trial: Trial,
+        train_size: int,
+        handle: dict[str, Any],
+        gpu_uuid: str | None,
+        stop: StopRequest,
+        on_phase: OnPhase,
+    ) -> TrialResult:
+        """Runs a trial to its end, whatever end that is.
+
+        Args:
+            trial: What to run.
+            train_size: Samples there are to train on.
+            handle: What the task needs to open them.
+            gpu_uuid: The GPU to watch; `None` on CPU.
+            stop: Ends the trial when requested.
+            on_phase: Called when a phase begins.
+        """
+        request = {
+            "trial": trial.to_json(),
+            "task": self._task,
+            "train_size": train_size,
+            "handle": handle,
+        }
+        started_at = datetime.now(UTC).isoformat(timespec="seconds")
+        requested_s = time.monotonic()
+        with tempfile.TemporaryFile() as log:
+            try:
+                with self._fork("bench.worker:run", request, log) as child:
+                    watch = _Watch(child, gpu_uuid, on_phase)
+                    killed = self._watch(watch, requested_s + self._timeout_s, stop)
+                    result = watch.result or self._ended_early(killed, watch)
+            except RuntimeError as error:  # the server is gone; the next trial gets another
+                self.new_round()
+                return TrialResult(Status.CRASH, str(error), started_at=started_at)
+        result.started_at = started_at
+        result.duration_s = time.monotonic() - requested_s
+        result.phase = watch.phase
+        result.phase_at_s = watch.phase_at_s
+        result.parent_phase_at_s = watch.parent_phase_at_s
+        result.monitor = watch.samples
+        if "starting" in watch.phase_at_s:
+            result.start_s = watch.phase_at_s["starting"] - requested_s
+        return result
+
+    @contextlib.contextmanager
+    def _fork(self, entry: str, request: dict[str, Any], log: IO[bytes]) -> Iterator[Child]:
+        if self._server is None:
+            module = self._task.partition(":")[0]
+            self._server = ForkServer(preload=("bench.worker", module))
+        child = self._server.fork(entry, request, log)
+        try:
+            yield child
+        finally:
+            child.kill()  # also what the child may have started
+            child.events.close()
+
+    def _wait_for_exit(self) -> int:
+        reply = self._server.reply() if self._server else None
+        if reply is None:
+            raise RuntimeError("the process that starts trials has ended unexpectedly")
+        return int(reply["exit_code"])
+
+    def _watch(self, watch: "_Watch", deadline_s: float, stop: StopRequest) -> Status | None:
+        """Sleeps until something happens, and samples at intervals, until the child has ended.
+
+        Returns:
+            Why the child was killed; `None` if it ended by itself.
+        """
+        assert self._server is not None  # noqa: S101 (it has just forked the child)
+        events_fd, server_fd = watch.child.events.fileno(), self._server.socket.fileno()
+        poll = select.poll()
+        for fd in (events_fd, server_fd, stop.fd):
+            poll.register(fd, select.POLLIN)
+        killed = None
+        sample_at_s = time.monotonic()
+        while watch.exit_code is None:
+            wait_s = max(0.0, min(deadline_s, sample_at_s) - time.monotonic())
+            ready = {fd for fd, _ in poll.poll(wait_s * 1000)}
+            now_s = time.monotonic()
+            if events_fd in ready:
+                watch.read(now_s)
+                if watch.reader.ended:
+                    poll.unregister(events_fd)
+            if server_fd in ready:
+                watch.exit_code = self._wait_for_exit()
+            if not killed and (stop.fd in ready or now_s >= deadline_s):
+                killed = Status.INTERRUPTED if stop.requested else Status.TIMEOUT
+                watch.child.kill()
+                deadline_s = float("inf")
+                poll.unregister(stop.fd)
+            if now_s >= sample_at_s:
+                watch.sample()
+                sample_at_s = now_s + INTERVAL_S
+        watch.read(time.monotonic())
+        return killed
+
+    def _ended_early(self, killed: Status | None, watch: "_Watch") -> TrialResult:
+        """The result of a process that ended without giving one."""
+        if killed is Status.TIMEOUT:
+            return TrialResult(killed, f"killed after {self._timeout_s:g} s")
+        if killed:
+            return TrialResult(killed, "stopped by the user")
+        code = watch.exit_code or 0
+        reason = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        log = watch.child.log_tail()
+        # Some libraries abort when memory runs out, and say so last.
+        status = Status.OOM if says_out_of_memory(log) else Status.CRASH
+        return TrialResult(status, reason, detail=log or None)
+
+
+class _Watch:
+    """What the parent has seen of a running trial."""
+
+    def __init__(self, child: Child, gpu_uuid: str | None, on_phase: OnPhase) -> None:
+        self.child = child
+        self.reader = EventReader(child.events)
+        self.exit_code: int | None = None
+        self.result: TrialResult | None = None
+        self.phase: str | None = None
+        self.phase_at_s: dict[str, float] = {}
+        self.parent_phase_at_s: dict[str, float] = {}
+        self.samples: list[dict[str, float | str | None]] = []
+        self._monitor = Monitor(child.pid, gpu_uuid)
+        self._on_phase = on_phase
+
+    def read(self, now_s: float) -> None:
+        for event in self.reader.read():
+            if event["event"] == "result":
+                self.result = TrialResult(**event["result"])
+                self.result.status = Status(self.result.status)
+            else:
+                self.phase = event["phase"]
+                self.phase_at_s[event["phase"]] = event["at_s"]
+                self.parent_phase_at_s[event["phase"]] = now_s
+                self.sample()  # so that the samples of a phase cover it from end to end
+                self._on_phase(event["phase"])
+
+    def sample(self) -> None:
+        self.samples.append(self._monitor.sample(self.phase))

@@ -1,0 +1,264 @@
+"""What a sweep shall measure: presets, TOML and `--set`, validated, unfolded into trials.
+
+One flat namespace of names serves presets, files and the command line: `variants`, the
+workload's axes (`precision = ["fp32", "bf16"]`), its settings (`image_size = 64`) and the
+harness's own names below. A list makes a grid.
+"""
+
+import difflib
+import itertools
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from bench.budget import parse_bytes
+from bench.trial import Scalar, Trial
+from bench.workload import Workload, load_object
+
+DEFAULT_WORKLOAD = "unet.workload:COLORIZATION"
+
+PRESETS = Path(__file__).parent / "presets"
+
+HARNESS_SETTINGS: Mapping[str, Scalar] = {
+    "batch_size": 16,
+    "seed": 0,
+    "rounds": 1,
+    "samples": 1536,
+    "warmup_steps": 5,
+    "measured_steps": 20,
+    "device": "auto",
+    "budget": "",  # the default of the device
+}
+"""The harness's own names and their defaults."""
+
+_MINIMUM = {"seed": 0, "warmup_steps": 0}  # of the whole numbers; 1 for all others
+
+_LISTS = ("batch_size", "seed")  # of the names above; the others have one value per sweep
+
+
+@dataclass(frozen=True)
+class SweepSpec:
+    """A validated sweep.
+
+    Attributes:
+        name: The preset's or the file's name.
+        entry: Where the workload is, as `module:attribute`.
+        workload: Its description.
+        variants: The variants' axes, in the order of the table.
+        grid: Name -> its values, for the workload's settings and the harness's names.
+    """
+
+    name: str
+    entry: str
+    workload: Workload
+    variants: tuple[Mapping[str, str], ...]
+    grid: Mapping[str, tuple[Scalar, ...]]
+
+    def one(self, name: str) -> Any:
+        """The value of a name that has one value per sweep."""
+        return self.grid[name][0]
+
+    @property
+    def budget_bytes(self) -> int | None:
+        """The budget asked for; `None` where the device's default shall hold."""
+        text = self.one("budget")
+        return parse_bytes(text) if text else None
+
+    def settings(self) -> list[dict[str, Scalar]]:
+        """Every combination of the workload's settings."""
+        names = list(self.workload.settings)
+        values = itertools.product(*(self.grid[name] for name in names))
+        return [dict(zip(names, combination, strict=True)) for combination in values]
+
+    def trials(self, device: str, budget_bytes: int) -> list[Trial]:
+        """All trials in the order they run.
+
+        Rounds come one after the other, and in each the variants alternate within a batch size,
+        so that a drift of the machine meets all alike; each round begins with another variant.
+        Batch sizes ascend, so that the first one that does not fit implies the rest.
+        """
+        trials = []
+        for round_ in range(self.one("rounds")):
+            shift = round_ % len(self.variants)
+            variants = self.variants[shift:] + self.variants[:shift]
+            for settings, seed, batch_size, axes in itertools.product(
+                self.settings(), self.grid["seed"], sorted(self.grid["batch_size"]), variants
+            ):
+                trials.append(
+                    Trial(
+                        workload=self.entry,
+                        variant=self.workload.variant_name(axes),
+                        axes=dict(axes),
+                        settings=settings,
+                        batch_size=int(batch_size),
+                        seed=int(seed),
+                        round=round_,
+                        samples=self.one("samples"),
+                        warmup_steps=self.one("warmup_steps"),
+                        measured_steps=self.one("measured_steps"),
+                        device=device,
+                        budget_bytes=budget_bytes,
+                    )
+                )
+        return trials
+
+    def check(self) -> None:
+        """Raises `ValueError` for values that are fine one by one but not together."""
+        needed = 1 + self.one("warmup_steps") + self.one("measured_steps")
+        largest = max(int(size) for size in self.grid["batch_size"])
+        for settings in self.settings():
+            self.workload.check(settings)
+            train_size = self.workload.train_size(settings)
+            if largest > train_size:
+                raise ValueError(
+                    f"batch_size {largest}: the training set has only {train_size} samples"
+                )
+        if self.one("samples") < needed * largest:
+            raise ValueError(
+                f"samples {self.one('samples')}: batch_size {largest} needs at least "
+                f"{needed * largest} for its first, {self.one('warmup_steps')} warm-up and "
+                f"{self.one('measured_steps')} measured steps"
+            )
+
+
+def preset_names() -> list[str]:
+    """The names of the presets that come with the suite."""
+    return sorted(path.stem for path in PRESETS.glob("*.toml"))
+
+
+def load(source: str, overrides: Mapping[str, Sequence[str]]) -> SweepSpec:
+    """A sweep from a preset or a TOML file, with overrides from the command line.
+
+    Args:
+        source: A preset's name, or a path ending in `.toml`.
+        overrides: Name -> values as text, as `--set name=v1,v2` gives them.
+
+    Raises:
+        ValueError: One line that names what was given, what was expected and where.
+    """
+    path = Path(source) if source.endswith(".toml") else PRESETS / f"{source}.toml"
+    if path.parent == PRESETS and not path.is_file():
+        raise ValueError(f"preset {source!r}: {suggest(source, preset_names())}")
+    content = _read_toml(path)
+    entry = content.pop("workload", DEFAULT_WORKLOAD)
+    if "workload" in overrides:
+        entry = overrides["workload"][0]
+    workload: Workload = load_object(entry)
+    names = _names(workload)
+    values: dict[str, list[Any]] = {}
+    for name, value in content.items():
+        _known(name, names, str(path))
+        values[name] = value if isinstance(value, list) else [value]
+    for name, texts in overrides.items():
+        if name != "workload":
+            _known(name, names, "--set")
+            values[name] = [_from_text(name, text, workload) for text in texts]
+    spec = _build(path.stem, entry, workload, values)
+    spec.check()
+    return spec
+
+
+def suggest(given: str, valid: Iterable[str]) -> str:
+    """Names the nearest valid value and all the others, for an error message."""
+    valid = list(valid)
+    near = difflib.get_close_matches(given, valid, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"{hint}expected one of {', '.join(valid)}"
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file") from None
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not TOML: {error}") from None
+
+
+def _names(workload: Workload) -> list[str]:
+    return ["variants", "workload", *workload.axes, *HARNESS_SETTINGS, *workload.settings]
+
+
+def _known(name: str, names: list[str], where: str) -> None:
+    if name not in names:
+        raise ValueError(f"{where}: unknown name {name!r}: {suggest(name, names)}")
+
+
+def _from_text(name: str, text: str, workload: Workload) -> Scalar:
+    default = {**HARNESS_SETTINGS, **workload.settings}.get(name, "")
+    if isinstance(default, str):
+        return text
+    try:
+        return int(text) if isinstance(default, int) else float(text)
+    except ValueError:
+        raise ValueError(f"{name} {text!r}: expected {_expected(default)}") from None
+
+
+def _expected(default: Scalar) -> str:
+    return {int: "a whole number", float: "a number", str: "a text"}[type(default)]
+
+
+def _check_harness(name: str, values: Sequence[Scalar]) -> None:
+    if name not in _LISTS and len(values) > 1:
+        raise ValueError(f"{name} {', '.join(map(str, values))}: expected one value per sweep")
+    minimum = _MINIMUM.get(name, 1)
+    for value in values:
+        if isinstance(value, int) and value < minimum:
+            raise ValueError(f"{name} {value}: expected a whole number of at least {minimum}")
+
+
+def _build(name: str, entry: str, workload: Workload, values: Mapping[str, list[Any]]) -> SweepSpec:
+    for key, given in values.items():
+        if not given:
+            raise ValueError(f"{key}: expected at least one value")
+    grid: dict[str, tuple[Scalar, ...]] = {}
+    for key, default in {**HARNESS_SETTINGS, **workload.settings}.items():
+        given = _unique(values.get(key, [default]))
+        for value in given:
+            if type(value) is not type(default):  # isinstance would take True for a number
+                raise ValueError(f"{key} {value!r}: expected {_expected(default)}")
+        if key in workload.data_settings and len(given) > 1:
+            raise ValueError(f"{key} {', '.join(map(str, given))}: expected one value per sweep")
+        grid[key] = tuple(given)
+    for key in HARNESS_SETTINGS:
+        _check_harness(key, grid[key])
+    _check_device(str(grid["device"][0]))
+    spec = SweepSpec(name, entry, workload, _variants(workload, values), grid)
+    _ = spec.budget_bytes  # read now, so that a typing mistake is told now
+    return spec
+
+
+def _variants(workload: Workload, values: Mapping[str, list[Any]]) -> tuple[Mapping[str, str], ...]:
+    """The variants listed, each unfolded over the axes that are given values."""
+    plain = {axis: choices[0] for axis, choices in workload.axes.items()}
+    listed = [workload.parse_variant(str(text)) for text in values.get("variants", [])] or [plain]
+    for axis, choices in workload.axes.items():
+        if axis in values:
+            for value in values[axis]:
+                if value not in choices:
+                    raise ValueError(f"{axis} {value!r}: {suggest(str(value), choices)}")
+            listed = [{**axes, axis: value} for axes in listed for value in values[axis]]
+    return tuple(_unique(listed))
+
+
+def _unique(items: Iterable[Any]) -> list[Any]:
+    unique = []
+    for item in items:
+        if item not in unique:
+            unique.append(item)
+    return unique
+
+
+def _check_device(device: str) -> None:
+    kind, colon, index = device.partition(":")
+    if kind not in ("auto", "cpu", "cuda") or (colon and not (kind == "cuda" and index.isdigit())):
+        raise ValueError(f"device {device!r}: {suggest(device, ('auto', 'cpu', 'cuda', 'cuda:N'))}")
+
+
+def single(spec: SweepSpec, variant: str) -> SweepSpec:
+    """The same sweep with one variant only."""
+    return replace(spec, variants=(spec.workload.parse_variant(variant),))

@@ -1,0 +1,261 @@
+"""The child: runs one trial in a process of its own and tells the parent how it goes.
+
+Small events go to the parent as JSON lines: a `phase` with its moment on the monotonic clock
+whenever one begins, and at the end one `result`.
+"""
+
+import json
+import random
+import time
+import traceback
+from collections.abc import Iterator
+from typing import IO, Any, Protocol
+
+import numpy as np
+import torch
+
+from bench import budget as memory_budget
+from bench.environment import describe_device
+from bench.trial import PHASES, Status, Trial, TrialResult
+from bench.workload import TaskFactory, load_object
+
+
+class StepClock(Protocol):
+    """Marks the boundaries of phases and tells their lengths after the last step."""
+
+    def mark(self) -> None:
+        """One boundary: the end of a phase and the beginning of the next."""
+        ...
+
+    def synchronize(self) -> None:
+        """Waits until the device has done all it was given."""
+        ...
+
+    def intervals_s(self) -> list[float]:
+        """Seconds between consecutive marks."""
+        ...
+
+
+class CpuClock:
+    """On CPU an operation has ended when it returns."""
+
+    def __init__(self) -> None:
+        self._marks: list[float] = []
+
+    def mark(self) -> None:
+        """See `StepClock`."""
+        self._marks.append(time.perf_counter())
+
+    def synchronize(self) -> None:
+        """Nothing runs behind our back."""
+
+    def intervals_s(self) -> list[float]:
+        """See `StepClock`."""
+        return [end - start for start, end in zip(self._marks, self._marks[1:], strict=False)]
+
+
+class CudaClock:
+    """Events in the device's stream, read when all is over, so that nothing waits for them."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._stream = torch.cuda.current_stream(device)
+        self._marks: list[torch.cuda.Event] = []
+
+    def mark(self) -> None:
+        """See `StepClock`."""
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record(self._stream)
+        self._marks.append(event)
+
+    def synchronize(self) -> None:
+        """See `StepClock`."""
+        torch.cuda.synchronize(self._stream.device)
+
+    def intervals_s(self) -> list[float]:
+        """See `StepClock`."""
+        self.synchronize()
+        return [
+            start.elapsed_time(end) / 1000
+            for start, end in zip(self._marks, self._marks[1:], strict=False)
+        ]
+
+
+class Events:
+    """The child's end of the event pipe."""
+
+    def __init__(self, pipe: IO[bytes]) -> None:
+        self._pipe = pipe
+
+    def begin(self, phase: str) -> None:
+        """Tells the parent that a phase begins now."""
+        self.send({"event": "phase", "phase": phase, "at_s": time.monotonic()})
+
+    def send(self, event: dict[str, Any]) -> None:
+        """Sends one event, whole."""
+        line = memoryview(json.dumps(event).encode() + b"\n")
+        while line:
+            line = line[self._pipe.write(line) :]
+
+
+def probe(request: dict[str, Any], pipe: IO[bytes]) -> None:
+    """Describes the device, for the parent, which has no torch.
+
+    Args:
+        request: `device`, as on the command line.
+        pipe: Gets `{"environment": ...}` or `{"error": ...}`.
+    """
+    events = Events(pipe)
+    try:
+        events.send({"environment": describe_device(request["device"])})
+    except ValueError as error:
+        events.send({"error": str(error)})
+
+
+def check_budget(request: dict[str, Any], pipe: IO[bytes]) -> None:
+    """Tells the parent whether a trial's process fits the budget at all.
+
+    Args:
+        request: `device` and `budget_bytes`.
+        pipe: Gets `{}` or `{"error": ...}`.
+    """
+    events = Events(pipe)
+    try:
+        memory_budget.enforce(request["device"], request["budget_bytes"])
+        events.send({})
+    except ValueError as error:
+        events.send({"error": str(error)})
+
+
+def run(request: dict[str, Any], pipe: IO[bytes]) -> None:
+    """Runs one trial and sends its result.
+
+    Args:
+        request: `trial`, `task` (as `module:attribute`), `train_size` and `handle` of the data.
+        pipe: Gets the events.
+    """
+    events = Events(pipe)
+    events.begin("starting")
+    trial = Trial.from_json(request["trial"])
+    result = TrialResult(Status.OK)
+    budget = memory_budget.enforce(trial.device, trial.budget_bytes)
+    result.memory.update(budget.limits)
+    try:
+        factory: TaskFactory = load_object(request["task"])
+        if reason := factory.unsupported(trial.axes, trial.device):
+            result.status, result.reason = Status.UNSUPPORTED, reason
+        else:
+            _train(request, trial, factory, budget, events, result)
+    except Exception as error:  # noqa: BLE001 (whatever it was becomes the row's status)
+        budget.lift()  # first of all, so that what follows has memory to work with
+        oom = memory_budget.is_out_of_memory(error)
+        result.status = Status.OOM if oom else Status.CRASH
+        result.reason = _one_line(error)
+        result.detail = traceback.format_exc()
+    events.send({"event": "result", "result": vars(result)})
+
+
+def _train(
+    request: dict[str, Any],
+    trial: Trial,
+    factory: TaskFactory,
+    budget: memory_budget.MemoryBudget,
+    events: Events,
+    result: TrialResult,
+) -> None:
+    """First step, warm-up, measured window, the rest of the samples, evaluation."""
+    events.begin("building")
+    random.seed(trial.seed)
+    np.random.seed(trial.seed)  # noqa: NPY002 (a workload of others may use the global one)
+    torch.manual_seed(trial.seed)
+    task = factory(
+        axes=trial.axes,
+        settings=trial.settings,
+        batch_size=trial.batch_size,
+        handle=request["handle"],
+        device=trial.device,
+    )
+    result.facts = dict(task.facts)
+
+    device = torch.device(trial.device)
+    batches = list(sample_batches(trial, request["train_size"]))
+    first = 1 + trial.warmup_steps
+    last = measured_until(trial)
+    result.step_samples = [len(indices) for indices in batches]
+    result.window = [first, last]
+    losses = torch.full((len(batches),), float("nan"), device=device)
+    clock: StepClock = CudaClock(device) if device.type == "cuda" else CpuClock()
+    # In this order, so that without warm-up the second step begins the measured window.
+    phases = {0: "first_step", 1: "warming_up", first: "measuring", last: "training"}
+
+    for step, indices in enumerate(batches):
+        if step in phases:
+            clock.synchronize()
+            if step == 1:
+                peaks = budget.peak()
+                result.memory.update({f"first_step_{name}": peaks[name] for name in peaks})
+                budget.reset_peak()
+            events.begin(phases[step])
+        if step == 0:
+            clock.mark()
+        batch = task.load(indices)
+        clock.mark()
+        loss = task.forward(batch)
+        clock.mark()
+        task.backward(loss)
+        clock.mark()
+        task.optimize(step / max(1, len(batches) - 1))
+        losses[step].copy_(loss.detach())
+        clock.mark()
+    clock.synchronize()
+    if last == len(batches):
+        events.begin("training")
+    events.begin("evaluating")
+    result.memory.update(budget.peak())
+    intervals = clock.intervals_s()
+    width = len(PHASES)
+    result.step_phase_s = [intervals[i : i + width] for i in range(0, len(intervals), width)]
+    values = losses.tolist()
+    result.losses = [value if np.isfinite(value) else None for value in values]
+    if None in result.losses:
+        step = result.losses.index(None)
+        result.status = Status.DIVERGED
+        result.reason = f"the loss of step {step + 1} of {len(batches)} is {values[step]}"
+        return
+    result.quality = task.evaluate()
+    if not np.isfinite(result.quality["final_mse"]):
+        result.status = Status.DIVERGED
+        result.reason = f"final_mse is {result.quality['final_mse']}"
+        result.quality = {}
+
+
+def sample_batches(trial: Trial, train_size: int) -> Iterator[np.ndarray]:
+    """Indices of each step's samples: seeded passes over the training set, cut into batches.
+
+    The sequence of samples does not depend on the batch size, so that all rows learn from the
+    same samples in the same order. The last batch holds what is left.
+
+    Args:
+        trial: Its `seed`, `samples` and `batch_size` count.
+        train_size: Samples in the training set.
+
+    Yields:
+        int64 arrays of shape (batch,).
+    """
+    order = np.random.default_rng(trial.seed)
+    passes = -(-trial.samples // train_size)
+    stream = np.concatenate([order.permutation(train_size) for _ in range(passes)])
+    for start in range(0, trial.samples, trial.batch_size):
+        yield stream[start : min(start + trial.batch_size, trial.samples)]
+
+
+def measured_until(trial: Trial) -> int:
+    """The step after the measured window: all whole batches of the run are measured.
+
+    A smaller last batch stays outside, since its step is another experiment.
+    """
+    return trial.samples // trial.batch_size
+
+
+def _one_line(error: BaseException) -> str:
+    first = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__

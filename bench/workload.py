@@ -1,0 +1,153 @@
+"""The one protocol between the harness and what it measures.
+
+A workload has two sides. The *description* (`Workload`) is read by the parent process and must
+not import torch. The *task* (`Task`) is built in a trial's own process and does the work.
+Both are structural: a workload needs to import nothing from here.
+"""
+
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+from bench.trial import Scalar
+
+Progress = Callable[[int, int], None]
+"""Called with (items done, items in all) while something long is prepared."""
+
+
+class Data(Protocol):
+    """Training data made ready for all trials of a sweep."""
+
+    @property
+    def train_size(self) -> int:
+        """Samples to train on."""
+        ...
+
+    @property
+    def provenance(self) -> Mapping[str, Scalar]:
+        """What was read and how it was split; must be the same in every row of a folder."""
+        ...
+
+    @property
+    def handle(self) -> Mapping[str, Scalar]:
+        """Whatever the task needs to open it; JSON types."""
+        ...
+
+
+class Workload(Protocol):
+    """The description of a workload, free of torch."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in reports."""
+        ...
+
+    @property
+    def task(self) -> str:
+        """The task's class as `module:attribute`, imported in a trial's process only."""
+        ...
+
+    @property
+    def axes(self) -> Mapping[str, tuple[str, ...]]:
+        """Axis -> its values. The first is the default; the defaults make the plain variant."""
+        ...
+
+    @property
+    def settings(self) -> Mapping[str, Scalar]:
+        """Setting -> its default, whose type is the setting's type."""
+        ...
+
+    @property
+    def data_settings(self) -> frozenset[str]:
+        """The settings that decide what is learnt from: one value each in a sweep."""
+        ...
+
+    def variant_name(self, axes: Mapping[str, str]) -> str:
+        """The name of a variant, derived from its axes."""
+        ...
+
+    def parse_variant(self, name: str) -> dict[str, str]:
+        """The inverse of `variant_name`; raises `ValueError` naming what is wrong."""
+        ...
+
+    def check(self, settings: Mapping[str, Scalar]) -> None:
+        """Raises `ValueError` naming the setting that is wrong or does not go with another."""
+        ...
+
+    def train_size(self, settings: Mapping[str, Scalar]) -> int:
+        """How many samples there are to train on, without preparing them."""
+        ...
+
+    def prepare(self, settings: Mapping[str, Scalar], progress: Progress) -> Data:
+        """Makes the data ready, once; safe when two processes do it at the same time."""
+        ...
+
+
+class Task(Protocol):
+    """A workload at work, inside a trial's process.
+
+    The harness calls `load`, `forward`, `backward`, `optimize` in this order for every step and
+    times them apart; none of them may synchronize with the device.
+    """
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What the row shall record of this task: flags in force, scaling, parameters."""
+        ...
+
+    def load(self, indices: np.ndarray) -> Any:
+        """Samples `indices` (int64, below the training set's size) as a batch on the device."""
+        ...
+
+    def forward(self, batch: Any) -> Any:
+        """The batch's loss, a scalar tensor on the device."""
+        ...
+
+    def backward(self, loss: Any) -> None:
+        """Gradients of the loss."""
+        ...
+
+    def optimize(self, progress: float) -> None:
+        """One optimizer step; `progress` runs from 0 (first step) to 1 (last step)."""
+        ...
+
+    def evaluate(self) -> dict[str, float]:
+        """Quality on the validation set, `final_mse` among it."""
+        ...
+
+
+class TaskFactory(Protocol):
+    """A task's class. Seeds are set before it is called."""
+
+    def __call__(
+        self,
+        *,
+        axes: Mapping[str, str],
+        settings: Mapping[str, Scalar],
+        batch_size: int,
+        handle: Mapping[str, Scalar],
+        device: str,
+    ) -> Task:
+        """Builds the task on a device."""
+        ...
+
+    def unsupported(self, axes: Mapping[str, str], device: str) -> str | None:
+        """Why this device cannot do this variant, in words; `None` if it can."""
+        ...
+
+
+def load_object(entry: str) -> Any:
+    """What `module:attribute` names.
+
+    Raises:
+        ValueError: It cannot be found.
+    """
+    module_name, _, attribute = entry.partition(":")
+    try:
+        return getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"{entry!r}: expected MODULE:ATTRIBUTE of something that can be imported ({error})"
+        ) from None

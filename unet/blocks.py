@@ -1,0 +1,72 @@
+"""The three blocks a U-Net is made of."""
+
+from typing import Final
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own name for it
+from torch import Tensor, nn
+
+UPSAMPLINGS: Final = ("bilinear", "nearest")
+
+
+class ConvBlock(nn.Sequential):
+    """Two 3x3 convolutions, each followed by batch norm and ReLU.
+
+    (N, in_channels, H, W) to (N, out_channels, H, W).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        # No bias: the mean that batch norm subtracts would take it away again.
+        super().__init__(
+            nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(out_channels),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(out_channels),
+            nn.ReLU(inplace=True),
+        )
+
+
+class DownBlock(nn.Module):
+    """A ConvBlock, then a 2x2 max pool; an odd last row or column is dropped by the pool."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.convs = ConvBlock(in_channels, out_channels)
+        self.pool = nn.MaxPool2d(2)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Maps (N, in_channels, H, W) to two tensors.
+
+        Returns:
+            The pooled features, (N, out_channels, H // 2, W // 2), and the skip, which is taken
+            before pooling, (N, out_channels, H, W).
+        """
+        skip = self.convs(x)
+        return self.pool(skip), skip
+
+
+class UpBlock(nn.Module):
+    """A 1x1 convolution, upsampling to the skip's size, concatenation, then a ConvBlock.
+
+    Upsampling first would be the same function: both are linear, one acts on channels only and the
+    other on pixels only, and the interpolation weights sum to 1, so the bias passes through. In
+    this order the convolution sees, and saves for backward, a quarter of the pixels.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, upsampling: str) -> None:
+        super().__init__()
+        self.reduce = nn.Conv2d(in_channels, out_channels, 1)
+        self.upsampling = upsampling
+        self.convs = ConvBlock(2 * out_channels, out_channels)
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        """Maps (N, in_channels, h, w) and a skip (N, out_channels, H, W) to the skip's shape."""
+        x = self.reduce(x)
+        # CUDA autocast would interpolate in fp32, and the concatenation then promote the skip and
+        # itself to fp32. The mean of four values needs no more than the precision they come in.
+        with torch.autocast(x.device.type, enabled=False):
+            # For "bilinear" the default is align_corners=False; "nearest" does not take the flag.
+            x = F.interpolate(x, size=skip.shape[-2:], mode=self.upsampling)
+        merged: Tensor = self.convs(torch.cat((skip, x), dim=1))
+        return merged

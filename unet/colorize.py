@@ -1,0 +1,149 @@
+"""The workload at work: Lab batches, the training step, evaluation."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kernels.lab import rgb_to_lab
+from unet.apply import apply_variant, autocast, grad_scaler, set_precision_flags, to_input
+from unet.apply import unsupported as variant_unsupported
+from unet.model import UNet, UNetConfig
+from unet.variant import Variant
+from unet.workload import Scalar, split
+
+L_CENTER = 50.0
+L_SCALE = 50.0
+AB_SCALE = 110.0
+"""The network sees (L - 50) / 50, in [-1, 1], and predicts ab / 110: a and b of sRGB reach 108."""
+
+LEARNING_RATE = 1e-3
+FINAL_LEARNING_RATE = LEARNING_RATE / 20
+
+
+class Batch(NamedTuple):
+    """A batch as the network takes it, both fp32 on the device.
+
+    Attributes:
+        lightness: Scaled L of shape (N, 1, H, W).
+        ab: a and b in Lab units, of shape (N, 2, H, W).
+    """
+
+    lightness: Tensor
+    ab: Tensor
+
+
+def learning_rate(progress: float) -> float:
+    """Decays geometrically from 1e-3 (`progress` 0) to 1/20 of it (`progress` 1)."""
+    return float(LEARNING_RATE * (FINAL_LEARNING_RATE / LEARNING_RATE) ** progress)
+
+
+class ColorizationTask:
+    """Trains the U-Net of one variant; see `bench.workload.Task` for how it is driven.
+
+    Args:
+        axes: The variant.
+        settings: As in `unet.workload.Colorization.settings`.
+        batch_size: Frames per step, also in evaluation.
+        handle: `path` of the frames.
+        device: Torch's name of the device.
+    """
+
+    def __init__(
+        self,
+        *,
+        axes: Mapping[str, str],
+        settings: Mapping[str, Scalar],
+        batch_size: int,
+        handle: Mapping[str, Scalar],
+        device: str,
+    ) -> None:
+        self.variant = Variant.from_axes(axes)
+        self.device = torch.device(device)
+        self.batch_size = batch_size
+        self.frames = np.load(str(handle["path"]), mmap_mode="r")
+        self.train, self.validation = split(settings)
+
+        flags = set_precision_flags(self.variant)
+        config = UNetConfig(
+            width=int(settings["width"]),
+            depth=int(settings["depth"]),
+            upsampling=str(settings["upsampling"]),
+        )
+        model = UNet(config)
+        self.model: nn.Module = apply_variant(model, self.variant, self.device)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=LEARNING_RATE)
+        self.scaler = grad_scaler(self.variant, self.device)
+        self.facts: dict[str, Any] = {
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "precision_flags": flags,
+            "channel_scaling": {"l_center": L_CENTER, "l_scale": L_SCALE, "ab_scale": AB_SCALE},
+            "optimizer": "adam",
+            "learning_rate": [LEARNING_RATE, FINAL_LEARNING_RATE],
+        }
+
+    @staticmethod
+    def unsupported(axes: Mapping[str, str], device: str) -> str | None:
+        """Why the device cannot do the variant, in words; `None` if it can."""
+        return variant_unsupported(Variant.from_axes(axes), torch.device(device))
+
+    def load(self, indices: np.ndarray) -> Batch:
+        """Training frames `indices` as a batch: L and ab of the same frames."""
+        return self._batch(self.train[indices])
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Mean squared error of the scaled ab, in fp32."""
+        return nn.functional.mse_loss(self._predict(batch), batch.ab / AB_SCALE)
+
+    def backward(self, loss: Tensor) -> None:
+        """Gradients, of the scaled loss where the precision needs it."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+
+    def optimize(self, progress: float) -> None:
+        """One step of Adam at the learning rate of this moment of the run."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(progress)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    @torch.no_grad()
+    def evaluate(self) -> dict[str, float]:
+        """Errors on the validation frames, in squared Lab units.
+
+        Returns:
+            `final_mse`, the mean over pixels and both channels of (predicted - true)^2, with the
+            forward in the variant's precision and the error in fp32; and beside it the same for
+            two predictions without a network: `grey_mse` (ab = 0) and `mean_color_mse` (the
+            training set's mean ab).
+        """
+        self.model.eval()
+        mean = self._mean_ab()
+        sums = torch.zeros(3, dtype=torch.float64, device=self.device)
+        for start in range(0, len(self.validation), self.batch_size):
+            batch = self._batch(self.validation[start : start + self.batch_size])
+            errors = (self._predict(batch) * AB_SCALE - batch.ab, batch.ab, mean - batch.ab)
+            sums += torch.stack([error.square().mean(dim=(1, 2, 3)).sum() for error in errors])
+        final, grey, mean_color = (sums / len(self.validation)).tolist()
+        return {"final_mse": final, "grey_mse": grey, "mean_color_mse": mean_color}
+
+    def _batch(self, frames: np.ndarray) -> Batch:
+        pixels = torch.from_numpy(self.frames[frames]).to(self.device, non_blocking=True)
+        lab = rgb_to_lab(pixels.permute(0, 3, 1, 2).float() / 255)
+        lightness = (lab[:, :1] - L_CENTER) / L_SCALE
+        return Batch(to_input(lightness, self.variant), to_input(lab[:, 1:], self.variant))
+
+    def _predict(self, batch: Batch) -> Tensor:
+        with autocast(self.variant, self.device):
+            scaled: Tensor = self.model(batch.lightness)
+        return scaled.float()
+
+    def _mean_ab(self) -> Tensor:
+        """Mean ab of the training frames, fp32 of shape (1, 2, 1, 1)."""
+        total = torch.zeros(2, dtype=torch.float64, device=self.device)
+        for start in range(0, len(self.train), self.batch_size):
+            ab = self._batch(self.train[start : start + self.batch_size]).ab
+            total += ab.mean(dim=(2, 3)).sum(dim=0)
+        return (total / len(self.train)).float().view(1, 2, 1, 1)

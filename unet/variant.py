@@ -1,0 +1,110 @@
+"""The variants of the workload by name. Never imports torch: the parent process reads this too.
+
+A variant is one choice on every axis. An axis is one string enum and one field of `Variant`, and
+everything here is derived from those fields, whose defaults are written nowhere else. The values of
+all axes are distinct words, so that a part of a name says by itself which axis it belongs to.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+from typing import Any, Self, get_type_hints
+
+
+class Precision(StrEnum):
+    """What the network computes in; weights and optimizer state are fp32 in each of them."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    BF16 = "bf16"
+
+
+class MemoryFormat(StrEnum):
+    """Order of the strides of images and convolution weights."""
+
+    CONTIGUOUS = "contiguous"
+    CHANNELS_LAST = "channels_last"
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """One choice on every axis; the defaults are the plain network."""
+
+    precision: Precision = Precision.FP32
+    memory_format: MemoryFormat = MemoryFormat.CONTIGUOUS
+
+    @property
+    def name(self) -> str:
+        """The choices joined by "+": the precision, then each other that is not its default."""
+        first, *others = dataclasses.fields(self)
+        parts = [getattr(self, first.name)]
+        parts += [
+            value for axis in others if (value := getattr(self, axis.name)) is not axis.default
+        ]
+        return "+".join(parts)
+
+    @classmethod
+    def parse(cls, name: str) -> Self:
+        """Reads a name; the inverse of `name`.
+
+        Args:
+            name: Parts joined by "+", in any order. What is not named is the default, and a default
+                may be named.
+
+        Raises:
+            ValueError: If a part is empty, unknown, or the second of its axis.
+        """
+        axis_of = {value: axis for axis, values in _axes(cls).items() for value in values}
+        chosen: dict[str, str] = {}
+        for part in name.split("+"):
+            if part not in axis_of:
+                raise ValueError(f"variant {name!r} has {_unknown('part', part, axis_of)}")
+            axis = axis_of[part]
+            if axis in chosen:
+                raise ValueError(
+                    f"variant {name!r} must choose {axis} once, got {chosen[axis]!r} and {part!r}"
+                )
+            chosen[axis] = part
+        return cls.from_axes(chosen)
+
+    @classmethod
+    def from_axes(cls, axes: Mapping[str, str]) -> Self:
+        """Gives meaning to plain named values; the inverse of `axes`.
+
+        Args:
+            axes: Value by axis, such as {"precision": "bf16"}. A missing axis is its default.
+
+        Raises:
+            ValueError: If an axis or a value is unknown.
+        """
+        known = _axes(cls)
+        for axis, value in axes.items():
+            if axis not in known:
+                raise ValueError(f"variant has {_unknown('axis', axis, known)}")
+            if value not in known[axis]:
+                raise ValueError(f"{axis} has {_unknown('value', value, known[axis])}")
+        return cls(**{axis: known[axis][value] for axis, value in axes.items()})
+
+    @classmethod
+    def choices(cls) -> dict[str, tuple[str, ...]]:
+        """Every axis with its values, the default first."""
+        return {axis: tuple(values) for axis, values in _axes(cls).items()}
+
+    def axes(self) -> dict[str, str]:
+        """Every axis with its plain value, defaults included, in the order of the fields."""
+        return {axis.name: getattr(self, axis.name).value for axis in dataclasses.fields(self)}
+
+
+def _axes(cls: type[Variant]) -> dict[str, dict[str, Any]]:
+    """Value to enum member for each axis, from the annotations of the fields."""
+    return {
+        axis: {member.value: member for member in kind}
+        for axis, kind in get_type_hints(cls).items()
+    }
+
+
+def _unknown(kind: str, word: str, valid: Iterable[str]) -> str:
+    choices = list(valid)
+    (nearest,) = difflib.get_close_matches(word.lower(), choices, n=1, cutoff=0.0)
+    return f"unknown {kind} {word!r}; did you mean {nearest!r}? (valid: {', '.join(choices)})"

@@ -1,0 +1,119 @@
+"""The workload's description: axes, settings and data. Never imports torch."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from unet.frames import SPLITS, FrameSet, cache_drive, fingerprint_drive, split_frames
+from unet.variant import Variant
+
+Scalar = int | float | str
+
+UPSAMPLING = ("bilinear", "nearest")
+
+_MINIMUM = {
+    "frames": 10,
+    "gap": 0,
+    "data_seed": 0,
+    "validation_percent": 1,
+    "image_size": 16,
+    "width": 1,
+    "depth": 1,
+}
+
+
+class Colorization:
+    """Colorizing driving frames: from L of CIELAB to a and b."""
+
+    name = "colorization"
+    task = "unet.colorize:ColorizationTask"
+    axes: Mapping[str, tuple[str, ...]] = Variant.choices()
+    settings: Mapping[str, Scalar] = {
+        "data": "drive",
+        "data_seed": 0,
+        "frames": 1200,
+        "split": "block",
+        "validation_percent": 15,
+        "gap": 30,
+        "image_size": 64,
+        "width": 16,
+        "depth": 4,
+        "upsampling": "bilinear",
+    }
+    data_settings = frozenset({"data", "data_seed", "frames", "split", "validation_percent", "gap"})
+
+    def variant_name(self, axes: Mapping[str, str]) -> str:
+        """See `Variant.name`."""
+        return Variant.from_axes(axes).name
+
+    def parse_variant(self, name: str) -> dict[str, str]:
+        """See `Variant.parse`."""
+        return Variant.parse(name).axes()
+
+    def check(self, settings: Mapping[str, Scalar]) -> None:
+        """Raises `ValueError` for settings out of range, or that do not go together."""
+        for name, minimum in _MINIMUM.items():
+            if int(settings[name]) < minimum:
+                raise ValueError(
+                    f"{name} {settings[name]}: expected a whole number of at least {minimum}"
+                )
+        for name, choices in {
+            "data": ("drive",),
+            "split": SPLITS,
+            "upsampling": UPSAMPLING,
+        }.items():
+            if settings[name] not in choices:
+                raise ValueError(f"{name} {settings[name]!r}: expected one of {', '.join(choices)}")
+        if int(settings["validation_percent"]) > 50:
+            raise ValueError(
+                f"validation_percent {settings['validation_percent']}: expected at most 50"
+            )
+        depth, size = int(settings["depth"]), int(settings["image_size"])
+        if size < 2 ** (depth + 1):
+            raise ValueError(
+                f"image_size {size}: depth {depth} needs at least {2 ** (depth + 1)}, "
+                "or its lowest level would hold a single pixel"
+            )
+        if self.train_size(settings) < 1:
+            raise ValueError(
+                f"frames {settings['frames']}: nothing is left to train on with gap "
+                f"{settings['gap']} and validation_percent {settings['validation_percent']}"
+            )
+
+    def train_size(self, settings: Mapping[str, Scalar]) -> int:
+        """Number of training frames."""
+        train, _ = split(settings)
+        return len(train)
+
+    def prepare(
+        self, settings: Mapping[str, Scalar], progress: Callable[[int, int], None]
+    ) -> FrameSet:
+        """Renders the frames once, into a cache that all trials share."""
+        seed, count = int(settings["data_seed"]), int(settings["frames"])
+        fingerprint = fingerprint_drive(seed)
+        path = cache_drive(int(settings["image_size"]), count, seed, fingerprint, progress)
+        train, validation = split(settings)
+        provenance: dict[str, int | str] = {
+            "source": str(settings["data"]),
+            "fingerprint": fingerprint,
+            "frames": count,
+            "split": str(settings["split"]),
+            "gap": int(settings["gap"]),
+            "train_frames": len(train),
+            "validation_frames": len(validation),
+        }
+        return FrameSet(path, len(train), provenance)
+
+
+def split(settings: Mapping[str, Scalar]) -> tuple[np.ndarray, np.ndarray]:
+    """Training and validation frames under these settings; see `split_frames`."""
+    return split_frames(
+        count=int(settings["frames"]),
+        split=str(settings["split"]),
+        validation_percent=int(settings["validation_percent"]),
+        gap=int(settings["gap"]),
+        seed=int(settings["data_seed"]),
+    )
+
+
+COLORIZATION = Colorization()
