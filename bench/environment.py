@@ -98,7 +98,7 @@ def describe_device(device: str) -> dict[str, Any]:
         "compute_capability": f"{properties.major}.{properties.minor}",
         "gpu_uuid": str(properties.uuid),
         "cuda": torch.version.cuda,
-        "cudnn": str(torch.backends.cudnn.version())  # type: ignore[no-untyped-call],
+        "cudnn": str(torch.backends.cudnn.version()),  # type: ignore[no-untyped-call]
         "driver": _driver(),
         "free_bytes": torch.cuda.mem_get_info(index)[0],
     }

@@ -237,6 +237,7 @@ def _upright(
 
 
 def _pick(rng: np.random.Generator, palette: Doubles) -> Doubles:
+    """One colour of a palette (n, 3), a little off."""
     return np.asarray(rng.choice(palette) * rng.uniform(0.9, 1.1, 3))
 
 
@@ -253,7 +254,7 @@ def _house(rng: np.random.Generator, sprite: int, along_m: float, side: int) -> 
 def _roadside(rng: np.random.Generator) -> list[Doubles]:
     """Everything that stands along one lap, as rows of `_quad`, slot by slot."""
     tables = []
-    for slot in range(int(LAP_M / SLOT_M)):
+    for slot in range(round(LAP_M / SLOT_M)):
         quads = []
         for side in (-1, 1):
             along_m = SLOT_M * slot + rng.uniform(0, 1.5)

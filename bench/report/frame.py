@@ -151,6 +151,7 @@ def _trial_record(row: Row) -> Record:
         "seed": trial.seed,
         "round": trial.round,
         "samples": trial.samples,
+        **trial.settings,
         "settings": " ".join(f"{name}={value}" for name, value in trial.settings.items()),
         "workload": row.workload["name"],
         "plain_variant": row.workload["plain"],

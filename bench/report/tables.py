@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import pandas as pd
 from rich import box
@@ -33,6 +34,12 @@ class Column:
     format: Callable[[float], str]
     absent: str = NOT_MEASURED
 
+    def text(self, cell: Record) -> str:
+        """What stands in the table for a cell."""
+        if pd.notna(cell[self.name]):
+            return self.format(float(cell[self.name]))
+        return self.absent if cell["status"] == Status.OK else NOT_MEASURED
+
 
 COLUMNS = (
     Column("images_per_s", "images/s", "{:.1f}".format),
@@ -51,29 +58,44 @@ COLUMNS = (
 _DISPENSABLE = ("vs grey", "budget %", "step ms", "util %", "vs seed", "vs mean", "peak GiB")
 
 
-TITLES = ("variant", "batch", *(column.title for column in COLUMNS), "status")
+Columns = dict[str, list[str]]
 
 
-def _texts(cells: list[Record]) -> list[list[str]]:
-    """The printed table's rows, under `TITLES`."""
-    rows = []
-    for cell in cells:
-        shown = cell | {
+def _columns(cells: list[Record]) -> Columns:
+    """The printed table: title -> its texts. Settings that differ between rows are shown too."""
+    differing = [
+        name for name in ("seed", *_setting_names(cells)) if len({cell[name] for cell in cells}) > 1
+    ]
+    columns: Columns = {
+        "variant": [str(cell["variant"]) for cell in cells],
+        "batch": [str(cell["batch_size"]) for cell in cells],
+        **{name: [str(cell[name]) for cell in cells] for name in differing},
+    }
+    shown = [
+        cell
+        | {
             "mse_vs_mean_color": cell["final_mse"] / cell["mean_color_mse"],
             "mse_vs_grey": cell["final_mse"] / cell["grey_mse"],
         }
-        texts = [str(cell["variant"]), str(cell["batch_size"])]
-        for column in COLUMNS:
-            value = shown[column.name]
-            absent = column.absent if cell["status"] == Status.OK else NOT_MEASURED
-            texts.append(absent if pd.isna(value) else column.format(float(value)))
-        rounds = f" {cell['rounds_ok']}/{cell['rounds']}" if cell["rounds"] > 1 else ""
-        rows.append([*texts, cell["status"] + rounds])
-    return rows
+        for cell in cells
+    ]
+    for column in COLUMNS:
+        columns[column.title] = [column.text(cell) for cell in shown]
+    columns["status"] = [_status(cell) for cell in cells]
+    return columns
+
+
+def _setting_names(cells: list[Record]) -> list[str]:
+    return [name for name, _, _ in (word.partition("=") for word in cells[0]["settings"].split())]
+
+
+def _status(cell: Record) -> str:
+    rounds = f" {cell['rounds_ok']}/{cell['rounds']}" if cell["rounds"] > 1 else ""
+    return f"{cell['status']}{rounds}"
 
 
 def _records(frame: pd.DataFrame) -> list[Record]:
-    return frame.to_dict("records")
+    return cast("list[Record]", frame.to_dict("records"))
 
 
 def fastest(cells: list[Record]) -> int | None:
@@ -91,10 +113,10 @@ def to_rich(frame: pd.DataFrame, width: int | None) -> Table:
             table. `None` keeps all.
     """
     cells = _records(frame)
-    rows, best = _texts(cells), fastest(cells)
+    columns, best = _columns(cells), fastest(cells)
     widths = {
-        title: max(map(len, texts)) + 3  # padding and rule
-        for title, *texts in zip(TITLES, TITLES, *rows, strict=True)
+        title: max(map(len, (title, *texts))) + 3  # padding and rule
+        for title, texts in columns.items()
     }
     hidden: list[str] = []
     for title in _DISPENSABLE:
@@ -105,8 +127,8 @@ def to_rich(frame: pd.DataFrame, width: int | None) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=caption, caption_justify="left")
     for title in widths:
         table.add_column(title, justify="left" if title in _LEFT else "right", no_wrap=True)
-    for place, texts in enumerate(rows):
-        shown = [text for title, text in zip(TITLES, texts, strict=True) if title in widths]
+    for place in range(len(cells)):
+        shown = [columns[title][place] for title in widths]
         table.add_row(*shown, style="bold green" if place == best else None)
     return table
 
@@ -114,12 +136,13 @@ def to_rich(frame: pd.DataFrame, width: int | None) -> Table:
 def to_markdown(frame: pd.DataFrame) -> str:
     """The table, the verdict and the notes, in Markdown; the fastest row is bold."""
     cells = _records(frame)
-    best = fastest(cells)
+    columns, best = _columns(cells), fastest(cells)
     lines = [
-        "| " + " | ".join(TITLES) + " |",
-        "|" + "|".join(":--" if title in _LEFT else "--:" for title in TITLES) + "|",
+        "| " + " | ".join(columns) + " |",
+        "|" + "|".join(":--" if title in _LEFT else "--:" for title in columns) + "|",
     ]
-    for place, texts in enumerate(_texts(cells)):
+    for place in range(len(cells)):
+        texts = [column[place] for column in columns.values()]
         shown = [f"**{text}**" for text in texts] if place == best else texts
         lines.append("| " + " | ".join(shown) + " |")
     return "\n".join([*lines, "", verdict(frame), "", *(f"- {note}" for note in notes(frame)), ""])
@@ -192,7 +215,7 @@ def notes(frame: pd.DataFrame) -> list[str]:
 
 def _seed_notes(cells: list[Record]) -> list[str]:
     """What `vs seed` refers to, and whether that is known to be the budget's edge."""
-    found = []
+    found: list[str] = []
     for cell in cells:
         if pd.isna(cell["seed_batch_size"]):
             continue
