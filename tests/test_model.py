@@ -1,6 +1,7 @@
 import subprocess
 import sys
 from dataclasses import FrozenInstanceError
+from typing import Any
 
 import pytest
 import torch
@@ -83,12 +84,13 @@ def test_inputs_that_do_not_fit_are_refused_in_one_line(shape: tuple[int, ...]) 
 
 @pytest.mark.parametrize("name", ["in_channels", "out_channels", "width", "depth"])
 def test_config_refuses_numbers_below_one(name: str) -> None:
+    arguments: dict[str, Any] = {name: 0}
     with pytest.raises(ValueError, match=f"^{name} must be at least 1, got 0$"):
-        UNetConfig(**{name: 0})
+        UNetConfig(**arguments)
 
 
 def test_config_refuses_an_unknown_upsampling_and_is_frozen() -> None:
-    with pytest.raises(ValueError, match="^upsampling must be one of bilinear, nearest, got 'x'$"):
+    with pytest.raises(ValueError, match="upsampling must be one of bilinear, nearest, got 'x'"):
         UNetConfig(upsampling="x")
     with pytest.raises(FrozenInstanceError):
         UNetConfig().width = 1  # type: ignore[misc]

@@ -3,6 +3,7 @@
 Names carry units; `results/README.md` defines every column.
 """
 
+import json
 import shlex
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -128,9 +129,11 @@ def is_power_of_two(number: int) -> bool:
 def _trial_record(row: Row) -> Record:
     trial, result = row.trial, row.result
     record: Record = {
+        # First, so that a workload's name never takes the place of a column below.
+        **trial.axes,
+        **trial.settings,
         "key": trial.key,
         "variant": trial.variant,
-        **trial.axes,
         "batch_size": trial.batch_size,
         "status": result.status,
         "images_per_s": None,
@@ -151,8 +154,7 @@ def _trial_record(row: Row) -> Record:
         "seed": trial.seed,
         "round": trial.round,
         "samples": trial.samples,
-        **trial.settings,
-        "settings": " ".join(f"{name}={value}" for name, value in trial.settings.items()),
+        "settings": json.dumps(dict(trial.settings)),
         "workload": row.workload["name"],
         "plain_variant": row.workload["plain"],
         "device_name": row.environment["device_name"],

@@ -38,7 +38,9 @@ class Column:
         """What stands in the table for a cell."""
         if pd.notna(cell[self.name]):
             return self.format(float(cell[self.name]))
-        return self.absent if cell["status"] == Status.OK else NOT_MEASURED
+        if cell["status"] == Status.OK:
+            return self.absent
+        return NOT_MEASURED if self is COLUMNS[0] else "-"  # once in a row is enough
 
 
 COLUMNS = (
@@ -63,9 +65,8 @@ Columns = dict[str, list[str]]
 
 def _columns(cells: list[Record]) -> Columns:
     """The printed table: title -> its texts. Settings that differ between rows are shown too."""
-    differing = [
-        name for name in ("seed", *_setting_names(cells)) if len({cell[name] for cell in cells}) > 1
-    ]
+    settings = ("seed", *json.loads(cells[0]["settings"]))
+    differing = [name for name in settings if len({cell[name] for cell in cells}) > 1]
     columns: Columns = {
         "variant": [str(cell["variant"]) for cell in cells],
         "batch": [str(cell["batch_size"]) for cell in cells],
@@ -83,10 +84,6 @@ def _columns(cells: list[Record]) -> Columns:
         columns[column.title] = [column.text(cell) for cell in shown]
     columns["status"] = [_status(cell) for cell in cells]
     return columns
-
-
-def _setting_names(cells: list[Record]) -> list[str]:
-    return [name for name, _, _ in (word.partition("=") for word in cells[0]["settings"].split())]
 
 
 def _status(cell: Record) -> str:
