@@ -43,7 +43,7 @@ def set_precision_flags(variant: Variant) -> dict[str, str | bool]:
     """
     fp32_precision = _FP32_PRECISION[variant.precision]
     wanted: dict[str, str | bool] = {
-        # From the general to the particular: a general flag also resets those below it.
+        # From the general to the particular: a general one also stands for what is not set below.
         "backends.fp32_precision": fp32_precision,
         "backends.cudnn.fp32_precision": fp32_precision,
         "backends.cudnn.conv.fp32_precision": fp32_precision,

@@ -4,61 +4,55 @@ The world is a closed road of `LAP_M` metres, laid out once per seed in metres, 
 the same scene; a frame follows from (seed, index) alone. Sky, vegetation and road get their colour
 from what they are; the paint of cars and houses is drawn by lot. Colours are sRGB, 1 is white.
 
-Drawing is planar float32. A sprite has five premultiplied planes: red, green, blue, the share of
-its thing's own colour, coverage; light, haze and own colour are then one matrix on those planes.
+Drawing is planar float32. Light, haze and a thing's own colour are one matrix on the five planes of
+its sprite (see `scenery`).
 """
 
 from __future__ import annotations
 
 import math
-from functools import cache
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-Floats: TypeAlias = npt.NDArray[np.float32]
-Doubles: TypeAlias = npt.NDArray[np.float64]
-Mask: TypeAlias = npt.NDArray[np.bool_]
-Rgb: TypeAlias = tuple[float, float, float]
-Pyramid: TypeAlias = list[Floats]
+from unet.scenery import (
+    BRAKING,
+    CAR_PAINTS,
+    FRONT,
+    LAP_M,
+    PAINT,
+    REAR,
+    ROAD_M,
+    SHOULDER_M,
+    SLOT_M,
+    SPRITE,
+    Doubles,
+    Floats,
+    Rgb,
+    pick,
+    roadside,
+    sprites,
+    town,
+    upright,
+)
 
 MIN_SIZE = 16
-LAP_M = 8192.0  # a whole number of bends, towns, dashes and soil tiles
 BENDS = ((8.0, 26), (2.2, 47))  # (metres to the side, waves a lap)
-TOWNS = 20  # a lap
-SLOT_M = 12.8  # one roadside thing on each side; a whole number of slots a lap
 SPEED_M, ONCOMING_M, ONCOMING_GAP_M = 0.8, 1.9, 75.0  # a frame; a frame, both speeds; between cars
 LEAD_PERIOD, DAY_PERIOD = 520, 320  # frames
 CAMERA_M, LANE_M = 2.2, 1.7  # above the road, right of the centre line
 FOCAL, HORIZON = 1.3, 0.46  # in half image widths; in image heights from the top
 NEAR_M, FAR_M, FADE_M = 2.6, 110.0, 30.0
 HAZE_M, HAZE_MAX = 130.0, 0.6
-ROAD_M, SHOULDER_M, LINE_M = 3.7, 0.7, 0.09  # half widths, the shoulder's beyond the road's
+LINE_M = 0.09  # half width
 DASH_M, DASH_PERIOD_M = 1.6, 8.0  # half length; from dash to dash
-TILE, SPRITE, NOISE_PAD = 512, 128, 64  # texels, texels, pixels
+TILE, NOISE_PAD = 512, 64  # texels, pixels
 NOISE = 0.009
 
 GRASS, FIELD, PAVEMENT = (0.31, 0.50, 0.13), (0.72, 0.62, 0.25), (0.60, 0.55, 0.49)
-ASPHALT, GRAVEL, PAINT = (0.37, 0.37, 0.40), (0.58, 0.49, 0.35), (0.93, 0.93, 0.90)
-HILLS, WOODS, TRUNK = (0.33, 0.45, 0.55), (0.16, 0.31, 0.13), (0.30, 0.20, 0.12)
-GLASS, DARK, POLE, ROOF = (0.13, 0.18, 0.25), (0.06, 0.06, 0.07), (0.5, 0.5, 0.5), (0.6, 0.25, 0.17)
-RED, BLUE = (0.80, 0.07, 0.08), (0.07, 0.22, 0.66)
-TAIL, BRAKE, HEADLIGHT = (0.60, 0.04, 0.05), (2.4, 0.20, 0.15), (1.8, 1.75, 1.5)  # above 1 glows
-FOLIAGE = np.array([(0.30, 0.52, 0.14), (0.22, 0.44, 0.14), (0.42, 0.56, 0.15), (0.52, 0.50, 0.13)])
-NEEDLES = np.array([(0.19, 0.40, 0.16)])
-FACADES = np.array(
-    [
-        *((0.90, 0.80, 0.58), (0.80, 0.46, 0.30), (0.86, 0.66, 0.28), (0.55, 0.68, 0.82)),
-        *((0.86, 0.60, 0.58), (0.62, 0.28, 0.22), (0.62, 0.72, 0.52), (0.92, 0.90, 0.86)),
-    ]
-)
-CAR_PAINTS = np.array(
-    [
-        *((0.80, 0.08, 0.08), (0.10, 0.22, 0.70), (0.92, 0.92, 0.92), (0.10, 0.10, 0.12)),
-        *((0.62, 0.64, 0.67), (0.95, 0.70, 0.08), (0.08, 0.45, 0.28), (0.90, 0.40, 0.08)),
-    ]
-)
+ASPHALT, GRAVEL = (0.37, 0.37, 0.40), (0.58, 0.49, 0.35)
+HILLS, WOODS = (0.33, 0.45, 0.55), (0.16, 0.31, 0.13)
 DAY = np.array(
     [  # zenith, low sky, light on things, (sun above horizon in image heights, its glow, clouds)
         [(0.16, 0.42, 0.90), (0.62, 0.82, 0.98), (1.05, 1.03, 0.98), (0.60, 0.25, 0.00)],  # noon
@@ -68,10 +62,6 @@ DAY = np.array(
         [(0.32, 0.52, 0.84), (0.92, 0.82, 0.68), (0.92, 0.88, 0.80), (0.18, 0.50, 0.10)],  # morning
     ]
 )
-
-# Indices into `_sprites()`.
-TREE, SPRUCE, BUSH, COTTAGE, HOUSE, FLATS = 0, 4, 6, 7, 8, 9
-SIGN, LAMP, REAR, BRAKING, FRONT = 10, 12, 13, 14, 15
 
 
 class _Sky(NamedTuple):
@@ -85,216 +75,12 @@ class _Sky(NamedTuple):
     clouds: float
 
 
-class _Painter:
-    """Paints one sprite; x in [-1, 1] to the right, y in [0, 1] upwards."""
-
-    def __init__(self) -> None:
-        grid = (np.arange(2 * SPRITE, dtype=np.float32) + 0.5) / (2 * SPRITE)
-        self.x, self.y = np.meshgrid(2 * grid - 1, grid[::-1])
-        self.planes = np.zeros((5, *self.x.shape), np.float32)
-
-    def paint(self, mask: Mask, colour: Rgb | None, shade: Any = 1.0, cover: float = 1.0) -> None:
-        """Replace the masked texels by a colour (None: the thing's own) times shade.
-
-        Args:
-            mask: bool (2 * SPRITE, 2 * SPRITE).
-            colour: sRGB.
-            shade: a number or one for each texel.
-            cover: opacity in [0, 1].
-        """
-        lit = cover * np.broadcast_to(shade, mask.shape)[mask]
-        planes = (*(colour or (0, 0, 0)), float(colour is None))
-        self.planes[:, mask] = [*(plane * lit for plane in planes), 0 * lit + cover]
-
-    def box(self, x: float, y: float, half_x: float, half_y: float) -> Mask:
-        return (abs(self.x - x) < half_x) & (abs(self.y - y) < half_y)
-
-    def oval(self, x: float, y: float, half_x: float, half_y: float, power: int = 2) -> Mask:
-        inside = ((self.x - x) / half_x) ** power + ((self.y - y) / half_y) ** power < 1
-        return np.asarray(inside)
-
-    def pyramid(self) -> Pyramid:
-        """Levels of `SPRITE` texels, half of it ... 2; each flat, with a clear border one wide."""
-        levels, planes = [], self.planes
-        while (n := planes.shape[1] // 2) > 1:
-            planes = planes.reshape(5, n, 2, n, 2).mean(axis=(2, 4))
-            levels.append(np.pad(planes, ((0, 0), (1, 1), (1, 1))).reshape(5, -1))
-        return levels
-
-
-def _leafy(rng: np.random.Generator, trunk: float) -> Pyramid:
-    """A tree of leafy balls lit from above; a bush where the trunk is 0."""
-    p, middle = _Painter(), (trunk + 0.98) / 2
-    leaves = 0.8 + 0.12 * rng.standard_normal(p.x.shape, np.float32)
-    p.paint(p.oval(0, 0.02, 0.7, 0.03), DARK, cover=0.45)
-    p.paint(p.box(0, trunk / 2, 0.06, trunk / 2 + 0.1), TRUNK)
-    for height in sorted(rng.uniform(-1, 1, 40).tolist()):
-        reach, radius = 0.76 * math.sqrt(1 - height**2), rng.uniform(0.07, 0.17)
-        x, y = rng.uniform(-reach, reach), middle + height * (0.98 - middle - radius)
-        lit = leaves + 0.25 * height + 1.6 * (p.y - y) - 0.25 * (p.x - x)
-        p.paint(p.oval(x, y, 1.5 * radius, radius), None, lit)
-    return p.pyramid()
-
-
-def _spruce(rng: np.random.Generator) -> Pyramid:
-    p = _Painter()
-    needles = 0.8 + 0.10 * rng.standard_normal(p.x.shape, np.float32)
-    p.paint(p.oval(0, 0.02, 0.6, 0.03), DARK, cover=0.45)
-    p.paint(p.box(0, 0.1, 0.06, 0.1), TRUNK)
-    for tier in range(7):
-        low, high = 0.08 + 0.115 * tier, 0.32 + 0.11 * tier
-        slope = (high - p.y) / (high - low)
-        droop = 0.03 * np.sin(p.x * rng.uniform(20, 40) + tier)
-        mask = (abs(p.x) < slope * (0.78 - 0.085 * tier)) & (p.y > low + droop)
-        p.paint(mask, None, needles - 0.35 * slope - 0.25 * p.x + 0.05 * tier)
-    return p.pyramid()
-
-
-def _facade(columns: int, floors: int, eaves: float, *, gable: bool = False) -> Pyramid:
-    """Windows up to the eaves, then a tiled roof; a gable narrows it to a point."""
-    p = _Painter()
-    p.paint(p.y < 0.99, ROOF, 0.9 + 0.1 * np.sin(p.y * 150))
-    p.paint(p.y < eaves, None, 0.86 + 0.14 * p.y)
-    if gable:
-        p.paint((p.y > eaves) & (abs(p.x) < (0.92 - p.y) / (1 - eaves)), None, 0.95)
-        p.paint(abs(p.x) > (1 - p.y) / (1 - eaves), None, 0.0, cover=0.0)
-    p.paint(p.y < 0.05, None, 0.6)
-    half_x, half_y = 0.5 / columns, 0.27 * eaves / floors
-    for floor in range(floors):
-        for column in range(columns):
-            x, y = (2 * column + 1) / columns - 1, eaves * (floor + 0.55) / floors
-            p.paint(p.box(x, y, 1.2 * half_x, 1.15 * half_y), PAINT, 0.85)
-            p.paint(p.box(x, y, half_x, half_y), GLASS, 0.8 + 0.9 * p.y)
-    return p.pyramid()
-
-
-def _car(lights: Rgb, *, front: bool = False) -> Pyramid:
-    p = _Painter()
-    taper = 0.80 - 0.5 * (p.y - 0.5)
-    p.paint(p.oval(0, 0.06, 0.99, 0.06), DARK, cover=0.6)
-    p.paint(p.box(-0.68, 0.14, 0.15, 0.11) | p.box(0.68, 0.14, 0.15, 0.11), DARK)
-    p.paint((abs(p.y - 0.73) < 0.24) & (abs(p.x) < taper), None, 0.6 + 0.5 * p.y)
-    p.paint((abs(p.y - 0.75) < 0.15) & (abs(p.x) < taper - 0.1), GLASS, 0.2 + 1.6 * p.y)
-    p.paint(p.oval(0, 0.38, 0.92, 0.25, 6), None, 0.45 + 0.95 * p.y)
-    p.paint(p.box(0, 0.19, 0.80, 0.05), DARK, 2.5)
-    if front:
-        p.paint(p.oval(0, 0.34, 0.42, 0.06, 4), DARK, 1.5)
-    p.paint(p.box(0, 0.27, 0.20, 0.035), PAINT)
-    p.paint(p.oval(-0.72, 0.44, 0.17, 0.075, 4) | p.oval(0.72, 0.44, 0.17, 0.075, 4), lights)
-    return p.pyramid()
-
-
-def _sign(rim: Rgb) -> Pyramid:
-    p = _Painter()
-    p.paint(p.box(0, 0.4, 0.05, 0.4), POLE)
-    p.paint(p.oval(0, 0.84, 0.62, 0.15), rim)
-    p.paint(p.oval(0, 0.84, 0.42, 0.10), PAINT)
-    return p.pyramid()
-
-
-def _lamp() -> Pyramid:
-    p = _Painter()
-    p.paint(p.box(0, 0.48, 0.04, 0.48) | p.box(0, 0.97, 0.6, 0.008), POLE, 0.7)
-    p.paint(p.oval(-0.55, 0.965, 0.2, 0.015) | p.oval(0.55, 0.965, 0.2, 0.015), HEADLIGHT)
-    return p.pyramid()
-
-
-@cache
-def _sprites() -> list[Pyramid]:
-    """The same for every drive, so painted once a process; drives differ in what stands where."""
-    rng = np.random.default_rng(0)
-    return [
-        *(_leafy(rng, trunk) for trunk in (0.30, 0.22, 0.34, 0.26)),
-        *(_spruce(rng), _spruce(rng), _leafy(rng, 0.0)),
-        *(_facade(3, 2, 0.55, gable=True), _facade(4, 2, 0.74), _facade(4, 4, 0.95)),
-        *(_sign(RED), _sign(BLUE), _lamp()),
-        *(_car(TAIL), _car(BRAKE), _car(HEADLIGHT, front=True)),
-    ]
-
-
-def _quad(
-    sprite: int,
-    along_m: tuple[float, float],
-    right_m: tuple[float, float],
-    height_m: float,
-    colour: Doubles,
-    shade: float = 1.0,
-) -> list[float]:
-    """An upright rectangle of the world by its two vertical edges.
-
-    `along_m` is their places along the lap, equal where it faces the camera; `right_m` is right of
-    the centre line. A plain row of numbers, so that a whole scene is projected at once.
-    """
-    return [*along_m, *right_m, height_m, shade, *colour.tolist(), sprite]
-
-
-def _upright(
-    sprite: int, along_m: float, right_m: float, width_m: float, height_m: float, colour: Doubles
-) -> list[float]:
-    """A quad facing the camera, its middle `right_m` right of the centre line."""
-    edges_m = (right_m - width_m / 2, right_m + width_m / 2)
-    return _quad(sprite, (along_m, along_m), edges_m, height_m, colour)
-
-
-def _pick(rng: np.random.Generator, palette: Doubles) -> Doubles:
-    """One colour of a palette (n, 3), a little off."""
-    return np.asarray(rng.choice(palette) * rng.uniform(0.9, 1.1, 3))
-
-
-def _house(rng: np.random.Generator, sprite: int, along_m: float, side: int) -> list[list[float]]:
-    """A front and the wall that runs along the road."""
-    colour, width_m, near_m = _pick(rng, FACADES), rng.uniform(8, 12), rng.uniform(7.5, 10)
-    height_m = rng.uniform(6, 8) if sprite == HOUSE else rng.uniform(10, 12)
-    wall_m = (side * near_m, side * near_m)
-    wall = _quad(sprite, (along_m, along_m + 10), wall_m, height_m, colour, 0.72)
-    right_m = side * (near_m + width_m / 2)
-    return [wall, _upright(sprite, along_m, right_m, width_m, height_m, colour)]
-
-
-def _roadside(rng: np.random.Generator) -> list[Doubles]:
-    """Everything that stands along one lap, as rows of `_quad`, slot by slot."""
-    tables = []
-    for slot in range(round(LAP_M / SLOT_M)):
-        quads = []
-        for side in (-1, 1):
-            along_m = SLOT_M * slot + rng.uniform(0, 1.5)
-            town = float(_town(along_m)) > 0.5
-            lot, away_m = rng.random(), side * rng.uniform(7, 12)
-            if town and lot < 0.75:
-                quads += _house(rng, FLATS if lot < 0.25 else HOUSE, along_m, side)
-            elif lot < 0.80:
-                spruce, tall_m = slot % 16 < 5, rng.uniform(5.5, 10)
-                sprite = SPRUCE + slot % 2 if spruce else TREE + int(rng.integers(4))
-                colour = _pick(rng, NEEDLES if spruce else FOLIAGE)
-                width_m = tall_m * (0.55 if spruce else 0.8)
-                quads.append(_upright(sprite, along_m, away_m, width_m, tall_m, colour))
-            elif lot < 0.92:
-                quads.append(_upright(BUSH, along_m, away_m, 3.2, 1.9, _pick(rng, FOLIAGE)))
-            else:
-                colour = _pick(rng, FACADES)
-                quads.append(_upright(COTTAGE, along_m, away_m + side * 9, 9.0, 6.5, colour))
-            if slot % 4 == side + 1:
-                post = (LAMP, 2.0, 7.0) if town else (SIGN + slot // 4 % 2, 0.9, 2.9)
-                post_m = side * (ROAD_M + SHOULDER_M + 0.5)
-                quads.append(_upright(post[0], along_m + 4, post_m, *post[1:], np.array(POLE)))
-            if side == 1 and rng.random() < (0.45 if town else 0.10):
-                quads.append(_upright(REAR, along_m + 6, 5.0, 2.0, 1.6, _pick(rng, CAR_PAINTS)))
-        tables.append(np.array(quads))
-    return tables
-
-
 def _texture(rng: np.random.Generator, roughness: float) -> Floats:
     """A periodic cloudy tile, float32 (TILE, TILE), mean 0, standard deviation 1."""
     wave_y, wave_x = np.fft.fftfreq(TILE)[:, None], np.fft.rfftfreq(TILE)
     falloff = (wave_y**2 + wave_x**2 + (2 / TILE) ** 2) ** (-roughness / 2)
     tile = np.fft.irfft2(np.fft.rfft2(rng.standard_normal((TILE, TILE))) * falloff)
     return np.asarray((tile - tile.mean()) / tile.std(), np.float32)
-
-
-def _town(along_m: float | Doubles) -> Doubles:
-    """How much of a town this stretch is, in [0, 1]."""
-    wave = np.sin(math.tau * TOWNS / LAP_M * np.asarray(along_m) + 2.0)
-    return np.clip(8 * (wave - 0.3), 0, 1)
 
 
 def _heading(along_m: float) -> float:
@@ -367,8 +153,8 @@ class Drive:
         rng = np.random.default_rng(self.seed)
         self._soil, self._clouds = _texture(rng, 1.0).ravel(), _texture(rng, 1.7).ravel()
         self._phase = [float(phase) for phase in rng.uniform(0, math.tau, 7)]
-        self._sprites, self._roadside = _sprites(), _roadside(rng)
-        self._paints = [_pick(rng, CAR_PAINTS) for _ in range(256)]
+        self._sprites, self._roadside = sprites(), roadside(rng)
+        self._paints = [pick(rng, CAR_PAINTS) for _ in range(256)]
         self._gaps_m = rng.uniform(-25, 25, 256)
 
         grid = (3, self.size + NOISE_PAD, self.size + NOISE_PAD)
@@ -459,7 +245,7 @@ class Drive:
         coarse = self._soil_at(right_m, far_m, 2)
         field = np.clip(3 * self._soil_at(right_m, far_m, 0.25), 0, 0.8)
         field *= np.clip(0.3 * away_m - 3.6, 0, 1)
-        pavement = _town(far_m).astype(np.float32) * np.clip(28 - 2 * away_m, 0, 1)
+        pavement = town(far_m).astype(np.float32) * np.clip(28 - 2 * away_m, 0, 1)
 
         phase_m = (far_m + DASH_PERIOD_M / 2) % DASH_PERIOD_M - DASH_PERIOD_M / 2
         dash = _covered(phase_m, DASH_M, self._ahead_m)
@@ -492,23 +278,23 @@ class Drive:
         return self._soil.take(texel_y * TILE + texel_x)
 
     def _traffic(self, along_m: float, index: int) -> Doubles:
-        """Four oncoming cars and the one in front, as rows of `_quad`."""
+        """Four oncoming cars and the one in front, as rows of `quad`."""
         gone_m = ONCOMING_M * index
         cars = []
         for car in range(int(gone_m / ONCOMING_GAP_M), int(gone_m / ONCOMING_GAP_M) + 4):
             ahead_m = car * ONCOMING_GAP_M + self._gaps_m[car % 256] - gone_m
             if ahead_m > 0:
                 place = (along_m + ahead_m, -LANE_M, 2.0, 1.6)
-                cars.append(_upright(FRONT, *place, self._paints[car % 256]))
+                cars.append(upright(FRONT, *place, self._paints[car % 256]))
         turn = index / LEAD_PERIOD + self._phase[4] / math.tau
         ahead_m = 60 + 48 * math.cos(math.tau * turn)
         sprite = BRAKING if turn % 1 < 0.5 and ahead_m < 75 else REAR
         paint = self._paints[int(turn) % 256]
-        cars.append(_upright(sprite, along_m + ahead_m, LANE_M, 2.0, 1.6, paint))
+        cars.append(upright(sprite, along_m + ahead_m, LANE_M, 2.0, 1.6, paint))
         return np.array(cars)
 
     def _standing(self, along_m: float, index: int) -> tuple[Doubles, Doubles]:
-        """Rows of `_quad` in view and metres ahead (n, 2) of their edges, far to near."""
+        """Rows of `quad` in view and metres ahead (n, 2) of their edges, far to near."""
         here = int(along_m / SLOT_M)
         slots = range(here - 1, here + 1 + math.ceil(FAR_M / SLOT_M))
         tables = [self._roadside[slot % len(self._roadside)] for slot in slots]
