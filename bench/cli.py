@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, NoReturn
 
 from rich.console import Console
 
-import bench
 from bench import journal, spec, sweep
 from bench.budget import DEFAULT_BUDGET_BYTES, format_gib
 from bench.display import BarDisplay, LineDisplay
@@ -20,6 +19,8 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 EXIT_FAILED, EXIT_MISTAKE, EXIT_INTERRUPTED = 1, 2, 130
+
+DESCRIPTION = "Which way of training a colorization U-Net is fastest in 8 GB, and costs no quality?"
 
 DEFAULT_PRESET = "quick"
 
@@ -67,7 +68,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def _parsers() -> tuple[Parser, dict[str, Parser]]:
-    parser = Parser(prog="unet-bench", description=bench.__doc__, allow_abbrev=False)
+    parser = Parser(prog="unet-bench", description=DESCRIPTION, allow_abbrev=False)
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     commands: dict[str, Parser] = {}
 
@@ -205,6 +206,8 @@ def _measure(
     console = Console(stderr=as_json)
     folder = options.out
     if folder is None:
+        if options.retry:
+            raise ValueError("--retry: expected --out with the folder of an earlier sweep")
         now = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
         folder = Path("results", "local", f"{now}_{name}")
     plan = sweep.Plan(
@@ -269,8 +272,10 @@ def _plan(options: argparse.Namespace) -> int:
             sys.stdout.write(json.dumps({"key": trial.key, **trial.to_json()}) + "\n")
         return 0
     console = Console()
+    differing = [name for name in asked.workload.settings if len(asked.grid[name]) > 1]
     for number, trial in enumerate(trials, start=1):
-        _line(console, f"{number:4}  {trial.label:40}  {trial.steps} steps")
+        settings = " ".join(f"{name}={trial.settings[name]}" for name in differing)
+        _line(console, f"{number:4}  {trial.label:40}  {trial.steps} steps  {settings}".rstrip())
     settings = ", ".join(
         f"{name}={'|'.join(map(str, values))}"
         for name, values in asked.grid.items()

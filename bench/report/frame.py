@@ -70,6 +70,13 @@ def cell_frame(rows: Sequence[Row]) -> pd.DataFrame:
         raise ValueError("the journal holds no rows yet")
     groups = trial_frame(rows).groupby(list(CELL), sort=False)
     cells = [_cell(group) for _, group in groups]
+    variants = list(dict.fromkeys(cell["variant"] for cell in cells))
+    cells.sort(
+        key=lambda cell: (
+            *(cell[name] for name in ("settings", "seed", "batch_size")),
+            variants.index(cell["variant"]),
+        )
+    )
     for cell in cells:
         cell.update(_speedups(cell, cells))
     frame = pd.DataFrame(cells)
