@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from unet.drive import LAP_M, SPEED_M, Drive
+from unet.drive import SPEED_M, Drive
+from unet.scenery import LAP_M
 
 Frame: TypeAlias = npt.NDArray[np.uint8]
 Cars: TypeAlias = npt.NDArray[np.uint8]
