@@ -18,10 +18,12 @@ DEFAULT_BUDGET_BYTES = 8 * GIB
 
 _UNITS = {"b": 1, "kib": 2**10, "mib": 2**20, "gib": GIB, "kb": 10**3, "mb": 10**6, "gb": 10**9}
 
-# The shapes in which CPU and CUDA libraries say that memory is short.
+# The shapes in which CPU and CUDA libraries say that memory is short. The last is oneDNN's: its
+# message ends there, while "... a primitive descriptor for ..." means that it has no such code.
 _OUT_OF_MEMORY = re.compile(
     r"can't allocate memory|out of memory|not enough memory|bad_alloc"
-    r"|CUBLAS_STATUS_ALLOC_FAILED|CUDNN_STATUS_ALLOC_FAILED",
+    r"|CUBLAS_STATUS_ALLOC_FAILED|CUDNN_STATUS_ALLOC_FAILED"
+    r"|could not create a primitive$",
     re.IGNORECASE,
 )
 
@@ -30,15 +32,15 @@ def parse_bytes(text: str) -> int:
     """A size such as `8GiB`, `800 MiB` or `2.5GB`, in bytes.
 
     Raises:
-        ValueError: It is not a number with a unit, or not positive.
+        ValueError: It is not a number with a unit, or not a size that memory has.
     """
     match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([a-zA-Z]+)\s*", text)
     if not match or match[2].lower() not in _UNITS:
         raise ValueError(f"memory size {text!r}: expected a number and a unit, such as 8GiB")
-    size = int(float(match[1]) * _UNITS[match[2].lower()])
-    if size <= 0:
-        raise ValueError(f"memory size {text!r}: expected more than zero")
-    return size
+    size = float(match[1]) * _UNITS[match[2].lower()]
+    if not 1 <= size < 2**63:
+        raise ValueError(f"memory size {text!r}: expected between 1 byte and 8 EiB")
+    return int(size)
 
 
 def format_gib(size_bytes: float) -> str:

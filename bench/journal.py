@@ -158,7 +158,8 @@ class Journal:
         self.path = folder / FILE_NAME
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._fd = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC)
+            flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+            self._fd = os.open(self.path, flags, mode=0o666)
         except OSError as error:
             raise ValueError(f"--out {folder}: {error.strerror}") from None
         try:

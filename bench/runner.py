@@ -111,11 +111,15 @@ class Runner:
         Raises:
             ValueError: The answer is an error, or there was none.
         """
-        with tempfile.TemporaryFile() as log, self._fork(entry, request, log) as child:
-            self._wait_for_exit()
-            answer = next(EventReader(child.events).read(), None)
-            if answer is None:
-                raise ValueError(f"the trial's process does not start: {child.log_tail()}")
+        try:
+            with tempfile.TemporaryFile() as log, self._fork(entry, request, log) as child:
+                self._wait_for_exit()
+                answer = next(EventReader(child.events).read(), None)
+                if answer is None:
+                    raise ValueError(f"the trial's process does not start: {child.log_tail()}")
+        except RuntimeError as error:  # the server is gone; the next question gets another
+            self.new_round()
+            raise ValueError(str(error)) from None
         if "error" in answer:
             raise ValueError(answer["error"])
         return answer

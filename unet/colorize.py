@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch._dynamo  # an optimizer imports it at first use: seconds that belong to no trial
 from torch import Tensor, nn
 
 from kernels.lab import rgb_to_lab

@@ -1,0 +1,168 @@
+"""What children of the fork server do in tests; torch is imported where it is needed only."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import IO, Any
+
+STATE: list[int] = []
+
+MIB = 2**20
+
+
+def send(pipe: IO[bytes], **event: Any) -> None:
+    line = memoryview(json.dumps(event).encode() + b"\n")
+    while line:
+        line = line[pipe.write(line) :]
+
+
+def answer(request: dict[str, Any], pipe: IO[bytes]) -> None:
+    send(
+        pipe,
+        pid=os.getpid(),
+        request=request,
+        state=STATE,
+        leak=os.environ.get("UNET_BENCH_TEST_LEAK"),
+        folder=str(Path.cwd()),
+        hash=hash("a text"),
+    )
+
+
+def leak(request: dict[str, Any], pipe: IO[bytes]) -> None:
+    STATE.append(1)
+    os.environ["UNET_BENCH_TEST_LEAK"] = "leaked"
+    os.chdir("/")
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def end(request: dict[str, Any], pipe: IO[bytes]) -> None:
+    if "code" in request:
+        os._exit(request["code"])
+    if "signal" in request:
+        os.kill(os.getpid(), request["signal"])
+    raise RuntimeError(request["message"])
+
+
+def write(request: dict[str, Any], pipe: IO[bytes]) -> None:
+    print("printed", end=" ")  # noqa: T201 - without a newline it stays in Python's buffer
+    print("to stderr", file=sys.stderr)  # noqa: T201
+    subprocess.run(["echo", "by a process"], check=True)
+    os.write(1, b"x" * request.get("bytes", 0) + b" end")
+
+
+def send_large(request: dict[str, Any], pipe: IO[bytes]) -> None:
+    for number in range(3):
+        send(pipe, number=number, text="x" * request["bytes"])
+
+
+def sleep(request: dict[str, Any], pipe: IO[bytes]) -> None:
+    helper = subprocess.Popen(["sleep", "3600"])
+    send(pipe, pid=os.getpid(), helper=helper.pid)
+    time.sleep(3600)
+
+
+def burn(request: dict[str, Any], pipe: IO[bytes]) -> None:
+    """Uses `cpu_s` of a core and `mib` of memory, here and in a grandchild, and stays."""
+    grandchild = 0
+    read_fd, write_fd = os.pipe()
+    if request["grandchild"]:
+        grandchild = os.fork()
+    block = bytearray(request["mib"] * MIB)
+    for page in range(0, len(block), 4096):
+        block[page] = 1
+    while time.process_time() < request["cpu_s"]:
+        pass
+    if request["grandchild"] and not grandchild:
+        os.write(write_fd, b"!")
+        time.sleep(3600)
+    if grandchild:
+        os.read(read_fd, 1)
+    send(pipe, cpu_s=time.process_time())
+    time.sleep(3600)
+    del block
+
+
+def fill_memory(request: dict[str, Any], pipe: IO[bytes]) -> None:
+    """Allocates in steps of 16 MiB until that fails, then lifts the budget and goes on."""
+    import torch
+
+    from bench.budget import enforce, is_out_of_memory, read_proc_status
+
+    budget = enforce("cpu", request["budget_bytes"])
+    tensors = []
+    try:
+        for _ in range(10_000):
+            tensors.append(torch.ones(16 * MIB, dtype=torch.uint8))  # noqa: PERF401
+    except RuntimeError as error:
+        resident = read_proc_status()["RssAnon"]
+        budget.lift()
+        more = torch.ones(request["budget_bytes"], dtype=torch.uint8)
+        send(
+            pipe,
+            resident_bytes=resident,
+            out_of_memory=is_out_of_memory(error),
+            after_bytes=int(more[-1]) * len(more),
+        )
+
+
+def watch_peaks(request: dict[str, Any], pipe: IO[bytes]) -> None:
+    import numpy as np
+    import torch
+
+    from bench.budget import enforce, read_proc_status
+
+    budget = enforce("cpu", request["budget_bytes"])
+    start = budget.peak()["peak_bytes"]
+    block = torch.ones(256 * MIB, dtype=torch.uint8)
+    del block
+    allocated = budget.peak()["peak_bytes"]
+    budget.reset_peak()
+    reset = budget.peak()["peak_bytes"]
+    path = Path(request["path"])
+    with path.open("wb") as file:
+        file.truncate(256 * MIB)
+    mapping = np.memmap(path, mode="r", dtype=np.uint8)
+    assert mapping[::4096].sum() == 0
+    mapped = read_proc_status()["RssFile"]
+    read = budget.peak()["peak_bytes"]
+    send(pipe, start=start, allocated=allocated, reset=reset, read=read, mapped=mapped)
+
+
+def refuse_budget(request: dict[str, Any], pipe: IO[bytes]) -> None:
+    from bench.budget import enforce
+
+    try:
+        enforce("cpu", request["budget_bytes"])
+    except ValueError as error:
+        send(pipe, error=str(error))
+
+
+def fill_cuda(request: dict[str, Any], pipe: IO[bytes]) -> None:
+    """As `fill_memory`, on the GPU."""
+    import torch
+
+    from bench.budget import enforce, is_out_of_memory
+
+    budget = enforce("cuda:0", request["budget_bytes"])
+    tensors = []
+    try:
+        for _ in range(10_000):
+            block = torch.ones(16 * MIB, dtype=torch.uint8, device="cuda:0")
+            tensors.append(block)
+    except RuntimeError as error:
+        out_of_memory = is_out_of_memory(error)
+        peaks = budget.peak()
+        tensors.clear()
+        torch.cuda.empty_cache()
+        budget.reset_peak()
+        send(
+            pipe,
+            limits=budget.limits,
+            out_of_memory=out_of_memory,
+            peaks=peaks,
+            after_reset=budget.peak(),
+        )

@@ -1,0 +1,228 @@
+"""What tests of the process side share."""
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from bench import spec
+from bench.forkserver import Child, ForkServer
+from bench.journal import FILE_NAME, Row
+from bench.runner import EventReader
+from bench.spec import SweepSpec
+from bench.sweep import Plan
+from bench.trial import Status, Trial, TrialResult
+from tests.toy import Toy
+
+REPOSITORY = Path(__file__).parent.parent
+
+MARK = "UNET_BENCH_TEST_MARK"
+"""An environment variable by which the processes of one test are found again."""
+
+BUDGET_BYTES = 2**30
+
+OTHER_TOY = Toy()
+
+
+def is_alive(pid: int) -> bool:
+    """A zombie is not: whoever inherits it will collect it."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def wait_until(condition: Callable[[], bool], limit_s: float = 60) -> None:
+    end_s = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < end_s, "waited in vain"
+        time.sleep(0.01)
+
+
+def wait_until_dead(*pids: int) -> None:
+    wait_until(lambda: not any(map(is_alive, pids)))
+
+
+@dataclass
+class Ended:
+    """A child of the fork server that has ended."""
+
+    exit_code: int
+    events: list[dict[str, Any]]
+    log: str
+
+
+def events_of(child: Child, reader: EventReader) -> list[dict[str, Any]]:
+    """Waits for something in the event pipe and reads it."""
+    assert select.select([child.events], [], [], 60)[0], "no event came"
+    return list(reader.read())
+
+
+def run_child(server: ForkServer, name: str, **request: Any) -> Ended:
+    """Runs a function of `tests.children` to its end."""
+    with tempfile.TemporaryFile() as log:
+        child = server.fork(f"tests.children:{name}", request, log)
+        reader, events = EventReader(child.events), []
+        while not reader.ended:
+            events += events_of(child, reader)
+        reply = server.reply()
+        assert reply is not None
+        child.events.close()
+        return Ended(reply["exit_code"], events, child.log_tail())
+
+
+def toy_trial(**changes: Any) -> Trial:
+    fields: dict[str, Any] = {
+        "workload": "tests.toy:TOY",
+        "variant": "none",
+        "axes": {"fault": "none", "flavor": "plain"},
+        "settings": {"size": 64, "sleep_ms": 1, "oom_from": 1},
+        "batch_size": 4,
+        "seed": 0,
+        "round": 0,
+        "samples": 64,
+        "warmup_steps": 1,
+        "measured_steps": 4,
+        "device": "cpu",
+        "budget_bytes": BUDGET_BYTES,
+    }
+    return Trial(**{**fields, **changes})
+
+
+def row_of(
+    trial: Trial, status: Status = Status.OK, environment: Mapping[str, Any] | None = None
+) -> Row:
+    reason = None if status is Status.OK else "for a reason"
+    return Row(
+        trial,
+        {"name": "toy", "plain": "none"},
+        {"source": "toy", "size": 64},
+        dict(environment or {"torch": "2.0", "device_name": "a device"}),
+        TrialResult(status, reason),
+    )
+
+
+def write_toml(path: Path, **values: Any) -> Path:
+    """A sweep of the toy; lists, texts and numbers are written alike in JSON and TOML."""
+    names = {
+        "workload": "tests.toy:TOY",
+        "samples": 64,
+        "warmup_steps": 1,
+        "measured_steps": 4,
+        "device": "cpu",
+        "budget": f"{BUDGET_BYTES}B",
+    } | values
+    path.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in names.items()))
+    return path
+
+
+def toy_spec(folder: Path, **values: Any) -> SweepSpec:
+    folder.mkdir(parents=True, exist_ok=True)
+    return spec.load(str(write_toml(folder / "toy.toml", **values)), {})
+
+
+def toy_plan(folder: Path, retry: tuple[Status, ...] = (), **values: Any) -> Plan:
+    timeout_s = values.pop("timeout_s", 60.0)
+    asked = toy_spec(folder.parent, **values)
+    return Plan(asked, folder, timeout_s, frozenset(retry), ["unet-bench", "sweep"])
+
+
+def lines_of(folder: Path) -> list[bytes]:
+    """The finished lines of a journal; none where there is no journal yet."""
+    path = folder / FILE_NAME
+    return path.read_bytes().splitlines(keepends=True) if path.exists() else []
+
+
+@dataclass
+class Recorder:
+    """An observer that keeps what it hears.
+
+    Attributes:
+        rows: All rows, in the order they came.
+        servers: For each trial that ran, the fork server that ran it.
+        on_phase: Called with the trial under way, the phase and the trial's process.
+    """
+
+    rows: list[Row] = field(default_factory=list)
+    servers: list[tuple[Trial, int]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    began: tuple[int, int] | None = None
+    under_way: Trial | None = None
+    on_phase: Callable[[Trial, str, psutil.Process], None] | None = None
+
+    def preparing(self, done: int, total: int) -> None: ...
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def begin(self, total: int, done: int) -> None:
+        self.began = (total, done)
+
+    def trial(self, trial: Trial) -> None:
+        self.under_way = trial
+
+    def phase(self, name: str) -> None:
+        assert self.under_way is not None
+        server = next(p for p in psutil.Process().children() if "bench.forkserver" in p.cmdline())
+        if name == "building":
+            self.servers.append((self.under_way, server.pid))
+        if self.on_phase:
+            self.on_phase(self.under_way, name, *server.children())
+
+    def row(self, row: Row) -> None:
+        self.rows.append(row)
+
+    def by_label(self) -> dict[str, Row]:
+        return {row.trial.label: row for row in self.rows}
+
+    def ran(self) -> list[str]:
+        return [row.trial.label for row in self.rows]
+
+
+class CommandLine:
+    """`python -m bench ...` in a process of its own, all of whose processes can be found."""
+
+    def __init__(
+        self, *arguments: str | Path, program: tuple[str, ...] = ("-m", "bench"), **options: Any
+    ) -> None:
+        self.mark = uuid.uuid4().hex
+        self.process = subprocess.Popen(
+            [sys.executable, *program, *map(str, arguments)],
+            cwd=REPOSITORY,
+            env={**os.environ, MARK: self.mark},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            **options,
+        )
+
+    def send(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def wait(self) -> tuple[int, str]:
+        """Exit code and output."""
+        output, _ = self.process.communicate(timeout=120)
+        return self.process.returncode, output
+
+    def processes(self) -> list[int]:
+        """Those that live now, children and orphans included."""
+        wanted = f"{MARK}={self.mark}".encode()
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if wanted in Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0"):
+                    found.append(process.pid)
+            except OSError:  # it has ended, or is a zombie, or is another user's
+                continue
+        return [pid for pid in found if is_alive(pid)]

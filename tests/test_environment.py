@@ -1,0 +1,89 @@
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from bench.environment import COMPARABLE, cpus_allowed, describe_device, describe_host
+from tests.harness import REPOSITORY
+
+RECORDED = {
+    "command", "commit", "dirty", "version", "os", "cpu_flags", "memory_bytes", "numpy", "gpu_uuid",
+}  # fmt: skip
+
+
+def test_a_row_records_what_is_compared_and_where_it_comes_from() -> None:
+    found = describe_host(["unet-bench", "sweep", "my file.toml"]) | describe_device("cpu")
+    assert set(COMPARABLE) | RECORDED <= found.keys()
+    assert found["command"] == "unet-bench sweep 'my file.toml'"
+    assert found["torch"] == torch.__version__
+    assert found["threads"] == torch.get_num_threads()
+    assert found["cpus_allowed"] == cpus_allowed() == len(os.sched_getaffinity(0))
+    assert found["device_name"] == found["cpu_model"]
+    assert found["device"] == "cpu"
+    assert 0 < found["free_bytes"] <= found["memory_bytes"]
+    assert found["gpu_uuid"] is found["cuda"] is found["driver"] is None
+
+
+def test_the_commit_is_this_checkout_s() -> None:
+    git = ["git", "-C", str(REPOSITORY), "rev-parse", "HEAD"]
+    done = subprocess.run(git, capture_output=True, text=True, check=False)
+    host = describe_host([])
+    if done.returncode:
+        assert (host["commit"], host["dirty"]) == (None, None)
+    else:
+        assert host["commit"] == done.stdout.strip()
+        assert host["dirty"] in (True, False)
+
+
+def test_auto_is_the_best_device_there_is() -> None:
+    expected = "cuda" if torch.cuda.is_available() else "cpu"
+    assert describe_device("auto")["device"] == expected
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_cuda_that_is_not_there_is_refused_in_one_line(device: str) -> None:
+    with pytest.raises(
+        ValueError, match=rf"^--device {device}: torch {torch.__version__[:3]}.* "
+    ) as e:
+        describe_device(device)
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.gpu
+def test_a_gpu_is_described_and_one_too_many_is_refused() -> None:
+    found = describe_device("cuda:0")
+    assert found["device_name"] == torch.cuda.get_device_name(0)
+    for name in ("driver", "cuda", "cudnn", "gpu_uuid", "compute_capability", "free_bytes"):
+        assert found[name], name
+    with pytest.raises(ValueError, match=r"^--device cuda:99: this machine has "):
+        describe_device("cuda:99")
+
+
+# `None` there makes every attempt to import it an error, however deep.
+BLOCK = "import sys; sys.modules['torch'] = None; "
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "bench.cli", "bench.sweep", "bench.journal", "bench.trial", "bench.runner", "bench.spec",
+        "bench.display", "bench.report.frame", "bench.report.tables", "unet.variant",
+        "unet.workload",
+    ],
+)  # fmt: skip
+def test_the_parent_s_modules_never_import_torch(module: str) -> None:
+    script = f"{BLOCK}import {module}; assert not [m for m in sys.modules if m[:6] == 'torch.']"
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_whole_plan_runs_without_torch() -> None:
+    script = f"{BLOCK}from bench.cli import main; main(['plan', 'quick', '--device', 'cpu'])"
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "bf16+channels_last b16" in done.stdout

@@ -1,0 +1,172 @@
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+
+import pytest
+
+from bench.forkserver import ForkServer
+from bench.runner import EventReader
+from tests.harness import REPOSITORY, events_of, run_child, wait_until_dead
+
+
+@pytest.fixture
+def server() -> Iterator[ForkServer]:
+    server = ForkServer(preload=("tests.children",))
+    yield server
+    server.close()
+
+
+def server_pid(server: ForkServer) -> int:
+    return server._process.pid
+
+
+def test_a_child_gets_its_request_and_a_process_of_its_own(server: ForkServer) -> None:
+    ended = [run_child(server, "answer", number=n, text="ä\n") for n in range(2)]
+    assert [e.exit_code for e in ended] == [0, 0]
+    assert [e.events[0]["request"] for e in ended] == [{"number": n, "text": "ä\n"} for n in (0, 1)]
+    pids = {e.events[0]["pid"] for e in ended}
+    assert len(pids | {os.getpid(), server_pid(server)}) == 4
+
+
+def test_what_a_child_changes_and_how_it_dies_does_not_reach_the_next(server: ForkServer) -> None:
+    before = run_child(server, "answer").events[0]
+    assert run_child(server, "leak").exit_code == -signal.SIGSEGV
+    after = run_child(server, "answer").events[0]
+    assert after == before | {"pid": after["pid"]}
+    assert after["state"] == []
+    assert after["leak"] is None
+
+
+@pytest.mark.parametrize("code", [0, 7, 255])
+def test_exit_codes_are_reported(server: ForkServer, code: int) -> None:
+    assert run_child(server, "end", code=code).exit_code == code
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGABRT, signal.SIGTERM])
+def test_the_signal_that_killed_a_child_is_reported(
+    server: ForkServer, number: signal.Signals
+) -> None:
+    assert run_child(server, "end", signal=int(number)).exit_code == -number
+
+
+def test_an_exception_is_exit_code_1_and_its_traceback_is_in_the_log(server: ForkServer) -> None:
+    ended = run_child(server, "end", message="the child is broken")
+    assert ended.exit_code == 1
+    assert ended.log.startswith("Traceback")
+    assert ended.log.endswith("RuntimeError: the child is broken")
+
+
+def test_an_entry_that_is_not_there_is_told_in_the_log(server: ForkServer) -> None:
+    ended = run_child(server, "no_such_function")
+    assert ended.exit_code == 1
+    assert "no_such_function" in ended.log
+
+
+def test_a_module_that_cannot_be_preloaded_stops_nothing() -> None:
+    server = ForkServer(preload=("no_such_module", "tests.children"))
+    try:
+        assert run_child(server, "answer").exit_code == 0
+    finally:
+        server.close()
+
+
+def test_all_output_is_captured_and_the_tail_is_cut(
+    server: ForkServer, capfd: pytest.CaptureFixture[str]
+) -> None:
+    ended = run_child(server, "write")
+    assert set(ended.log.split()) == {"printed", "to", "stderr", "by", "a", "process", "end"}
+    ended = run_child(server, "write", bytes=100_000)
+    assert len(ended.log) <= 4000
+    assert "xxx end" in ended.log
+    assert capfd.readouterr() == ("", "")
+
+
+def test_large_events_arrive_whole_and_in_order(server: ForkServer) -> None:
+    ended = run_child(server, "send_large", bytes=2**20)
+    assert [event["number"] for event in ended.events] == [0, 1, 2]
+    assert all(event["text"] == "x" * 2**20 for event in ended.events)
+
+
+def test_each_server_has_a_hash_seed_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTHONHASHSEED", raising=False)
+    hashes = []
+    for _ in range(2):
+        server = ForkServer(preload=())
+        hashes.append({run_child(server, "answer").events[0]["hash"] for _ in range(2)})
+        server.close()
+    first, second = hashes
+    assert len(first) == len(second) == 1
+    assert first != second
+
+
+def start_sleeping(server: ForkServer) -> tuple[int, int]:
+    """Process ids of a child that sleeps and of a process that it has started."""
+    with tempfile.TemporaryFile() as log:
+        child = server.fork("tests.children:sleep", {}, log)
+        (event,) = events_of(child, EventReader(child.events))
+        child.events.close()
+        assert event["pid"] == child.pid
+        return child.pid, event["helper"]
+
+
+def test_kill_ends_a_child_and_what_it_started(server: ForkServer) -> None:
+    with tempfile.TemporaryFile() as log:
+        child = server.fork("tests.children:sleep", {}, log)
+        (event,) = events_of(child, EventReader(child.events))
+        child.kill()
+        assert server.reply() == {"exit_code": -signal.SIGKILL}
+        wait_until_dead(child.pid, event["helper"])
+        child.kill()  # of what is gone already
+        child.events.close()
+
+
+def test_close_ends_the_server_and_a_running_child(server: ForkServer) -> None:
+    child, helper = start_sleeping(server)
+    server.close()
+    wait_until_dead(server_pid(server), child)
+    os.kill(helper, signal.SIGKILL)  # its child's to end: a runner kills the child first
+
+
+def test_a_server_that_is_killed_takes_its_child_along_and_says_so(server: ForkServer) -> None:
+    child, helper = start_sleeping(server)
+    os.kill(server_pid(server), signal.SIGKILL)
+    wait_until_dead(child)
+    os.kill(helper, signal.SIGKILL)
+    with (
+        tempfile.TemporaryFile() as log,
+        pytest.raises(RuntimeError, match=r"^the process that starts trials has ended"),
+    ):
+        server.fork("tests.children:answer", {}, log)
+
+
+PARENT = """
+import tempfile, time
+from bench.forkserver import ForkServer
+from bench.runner import EventReader
+from tests.harness import events_of
+from tests.test_forkserver import server_pid, start_sleeping
+
+server = ForkServer(preload=("tests.children",))
+print(server_pid(server), *start_sleeping(server), flush=True)
+time.sleep(3600)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV])
+def test_a_parent_that_is_killed_leaves_no_process(number: signal.Signals) -> None:
+    command = [sys.executable, "-c", PARENT]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY) as parent:
+        assert parent.stdout is not None
+        server, child, helper = map(int, parent.stdout.readline().split())
+        parent.send_signal(number)
+        assert parent.wait() == -number
+    wait_until_dead(server, child)
+    os.kill(helper, signal.SIGKILL)
+
+
+def test_ctrl_c_in_the_terminal_does_not_reach_the_server(server: ForkServer) -> None:
+    assert os.getpgid(server_pid(server)) != os.getpgid(0)
+    assert os.getsid(server_pid(server)) != os.getsid(0)

@@ -1,0 +1,210 @@
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psutil
+import pytest
+
+from bench.runner import Runner, StopRequest
+from bench.trial import Status, TrialResult
+from tests.harness import toy_trial, wait_until_dead
+
+OnPhase = Callable[[str], None]
+
+
+@pytest.fixture(scope="module")
+def runner() -> Iterator[Runner]:
+    with Runner("tests.toy_task:ToyTask", timeout_s=60) as runner:
+        yield runner
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    yield
+    for server in servers():
+        wait_until_dead(*[child.pid for child in server.children(recursive=True)])
+
+
+def servers() -> list[psutil.Process]:
+    return [p for p in psutil.Process().children() if "bench.forkserver" in p.cmdline()]
+
+
+def trial_pid() -> int:
+    """The process of the trial under way."""
+    (child,) = (child for server in servers() for child in server.children())
+    return child.pid
+
+
+def run(
+    runner: Runner,
+    fault: str,
+    on_phase: OnPhase = lambda phase: None,
+    stop: StopRequest | None = None,
+    **changes: Any,
+) -> TrialResult:
+    axes = {"fault": fault, "flavor": "plain"}
+    trial = toy_trial(axes=axes, variant=fault, **changes)
+    if stop:
+        return runner.run(trial, 64, {}, None, stop, on_phase)
+    with StopRequest() as stop:
+        return runner.run(trial, 64, {}, None, stop, on_phase)
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "reason", "phase"),
+    [
+        ("none", Status.OK, None, "evaluating"),
+        ("raise", Status.CRASH, "RuntimeError: the task is broken", "first_step"),
+        ("abort", Status.CRASH, "killed by SIGABRT", "first_step"),
+        ("exit", Status.CRASH, "exit code 7", "first_step"),
+        ("nan", Status.DIVERGED, "the loss of step 1 of 16 is ", "evaluating"),
+        ("unsupported", Status.UNSUPPORTED, "cpu cannot do this", "starting"),
+        ("oom", Status.OOM, "RuntimeError: [enforce fail at ", "first_step"),
+    ],
+)
+def test_every_end_of_a_trial_has_its_status_and_a_reason_in_one_line(
+    runner: Runner, fault: str, status: Status, reason: str | None, phase: str
+) -> None:
+    result = run(runner, fault)
+    assert result.status is status
+    assert result.phase == phase
+    if reason is None:
+        assert result.reason is None
+    else:
+        assert result.reason is not None
+        assert result.reason.startswith(reason)
+        assert "\n" not in result.reason
+    assert result.started_at is not None
+    assert result.start_s is not None
+    assert result.duration_s is not None
+    assert 0 < result.start_s < result.duration_s
+
+
+def test_a_crash_keeps_its_traceback_and_a_death_its_last_words(runner: Runner) -> None:
+    assert "in two lines" in (run(runner, "raise").detail or "")
+    # faulthandler is off, so that SIGABRT says nothing: the log is empty, not made up.
+    assert run(runner, "exit").detail is None
+
+
+def test_one_loss_that_is_not_finite_is_named_and_kept_as_nothing(runner: Runner) -> None:
+    result = run(runner, "nan")
+    assert result.losses == [None] * 16
+    assert result.quality == {}
+
+
+def test_a_trial_that_takes_too_long_is_killed(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(runner, "none")  # the start of the server shall not count
+    monkeypatch.setattr(runner, "_timeout_s", 0.5)
+    result = run(runner, "hang")
+    assert (result.status, result.reason) == (Status.TIMEOUT, "killed after 0.5 s")
+    assert result.phase == "first_step"
+    monkeypatch.undo()
+    assert run(runner, "none").status is Status.OK
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_parent_ends_the_trial_under_way(
+    runner: Runner, number: signal.Signals
+) -> None:
+    pids = []
+
+    def on_phase(phase: str) -> None:
+        if phase == "first_step":
+            pids.append(trial_pid())
+            # A moment later, when the parent sleeps.
+            threading.Timer(0.1, os.kill, (os.getpid(), number)).start()
+
+    before = signal.getsignal(number)
+    with StopRequest() as stop:
+        result = run(runner, "hang", on_phase, stop)
+        assert stop.requested
+    assert (result.status, result.reason) == (Status.INTERRUPTED, "stopped by the user")
+    wait_until_dead(*pids)
+    assert signal.getsignal(number) == before
+    assert run(runner, "none").status is Status.OK
+
+
+def test_a_trial_s_process_that_is_killed_is_a_crash(runner: Runner) -> None:
+    def on_phase(phase: str) -> None:
+        if phase == "measuring":
+            os.kill(trial_pid(), signal.SIGKILL)
+
+    result = run(runner, "none", on_phase, settings={"size": 64, "sleep_ms": 20, "oom_from": 1})
+    assert (result.status, result.reason) == (Status.CRASH, "killed by SIGKILL")
+    assert result.phase == "measuring"
+    assert result.quality == {}
+    assert run(runner, "none").status is Status.OK
+
+
+def test_a_server_that_is_killed_is_a_crash_and_the_next_trial_gets_another(
+    runner: Runner,
+) -> None:
+    killed: list[int] = []
+
+    def on_phase(phase: str) -> None:
+        if phase == "first_step":
+            killed.extend((servers()[0].pid, trial_pid()))
+            os.kill(killed[0], signal.SIGKILL)
+
+    result = run(runner, "hang", on_phase)
+    assert result.status is Status.CRASH
+    assert result.reason == "the process that starts trials has ended unexpectedly"
+    wait_until_dead(*killed)
+    assert run(runner, "none").status is Status.OK
+    assert servers()[0].pid != killed[0]
+
+
+def test_a_server_that_is_killed_between_two_trials_costs_one_of_them(runner: Runner) -> None:
+    run(runner, "none")
+    kill_server()
+    assert run(runner, "none").status is Status.CRASH
+    assert servers() == []
+    assert run(runner, "none").status is Status.OK
+
+
+def test_a_question_to_a_server_that_is_gone_is_refused_in_one_line(runner: Runner) -> None:
+    runner.ask("bench.worker:probe", {"device": "cpu"})
+    kill_server()
+    with pytest.raises(ValueError, match=r"^the process that starts trials has ended"):
+        runner.ask("bench.worker:probe", {"device": "cpu"})
+    assert servers() == []
+
+
+def kill_server() -> None:
+    (server,) = servers()
+    server.kill()
+    wait_until_dead(server.pid)
+
+
+def test_questions_are_answered_or_refused_in_one_line(runner: Runner) -> None:
+    answer = runner.ask("bench.worker:probe", {"device": "cpu"})
+    assert answer["environment"]["device"] == "cpu"
+    assert runner.ask("bench.worker:check_budget", {"device": "cpu", "budget_bytes": 2**30}) == {}
+    with pytest.raises(ValueError, match=r"^budget .* needs .* before it trains$"):
+        runner.ask("bench.worker:check_budget", {"device": "cpu", "budget_bytes": 2**20})
+    with pytest.raises(ValueError, match=r"^the trial's process does not start: "):
+        runner.ask("tests.children:end", {"message": "no"})
+
+
+def test_a_round_keeps_its_server_and_nothing_is_left_when_it_ends_even_by_an_error(
+    runner: Runner,
+) -> None:
+    def on_phase(phase: str) -> None:
+        if phase == "first_step":
+            pids.extend((servers()[0].pid, trial_pid()))
+            raise KeyError("the observer is broken")
+
+    pids: list[int] = []
+    run(runner, "none")
+    (first,) = servers()
+    run(runner, "none")
+    assert servers() == [first]
+    with pytest.raises(KeyError, match="the observer is broken"), runner:
+        run(runner, "hang", on_phase)
+    assert pids[0] == first.pid
+    assert servers() == []
+    wait_until_dead(*pids)

@@ -1,0 +1,196 @@
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bench.runner import Runner, StopRequest
+from bench.trial import PHASES, Status, Trial, TrialResult
+from bench.worker import measured_until, sample_batches
+from tests.harness import toy_trial
+
+TRAIN_SIZE = 64
+
+
+def sequence(trial: Trial, train_size: int) -> list[int]:
+    return [int(i) for batch in sample_batches(trial, train_size) for i in batch]
+
+
+@pytest.mark.parametrize("samples", [1, 63, 64, 65, 200])
+def test_all_batch_sizes_see_the_same_samples_in_the_same_order(samples: int) -> None:
+    sequences = set()
+    for batch_size in (1, 3, 7, 64, 100):
+        trial = toy_trial(batch_size=batch_size, samples=samples)
+        sizes = [len(batch) for batch in sample_batches(trial, TRAIN_SIZE)]
+        assert sum(sizes) == samples
+        assert len(sizes) == trial.steps
+        assert set(sizes[:-1]) <= {batch_size}
+        assert 1 <= sizes[-1] <= batch_size
+        sequences.add(tuple(sequence(trial, TRAIN_SIZE)))
+    assert len(sequences) == 1
+
+
+def test_each_pass_is_a_permutation_and_no_two_are_the_same() -> None:
+    order = sequence(toy_trial(samples=3 * 64 + 10, batch_size=7), TRAIN_SIZE)
+    passes = [order[start : start + 64] for start in range(0, 3 * 64, 64)]
+    assert all(sorted(one) == list(range(64)) for one in passes)
+    assert len({tuple(one) for one in passes}) == 3
+    assert len(set(order[3 * 64 :])) == 10
+
+
+def test_a_seed_decides_the_order_and_a_round_does_not() -> None:
+    base = sequence(toy_trial(), TRAIN_SIZE)
+    assert sequence(toy_trial(round=1), TRAIN_SIZE) == base
+    assert sequence(toy_trial(seed=1), TRAIN_SIZE) != base
+    # A shorter run is the beginning of a longer one.
+    assert sequence(toy_trial(samples=256), TRAIN_SIZE)[:64] == base
+
+
+def test_indices_are_what_a_workload_is_promised() -> None:
+    batch = next(sample_batches(toy_trial(), TRAIN_SIZE))
+    assert batch.dtype == np.int64
+    assert batch.shape == (4,)
+
+
+@pytest.mark.parametrize(("samples", "last"), [(32, 8), (33, 8), (35, 8), (36, 9)])
+def test_all_whole_batches_are_measured(samples: int, last: int) -> None:
+    assert measured_until(toy_trial(samples=samples, batch_size=4)) == last
+
+
+@pytest.fixture(scope="module")
+def runner() -> Iterator[Runner]:
+    with Runner("tests.toy_task:ToyTask", timeout_s=60) as runner:
+        yield runner
+
+
+def run(runner: Runner, **changes: Any) -> TrialResult:
+    with StopRequest() as stop:
+        return runner.run(toy_trial(**changes), TRAIN_SIZE, {}, None, stop, lambda phase: None)
+
+
+def settings(**changes: int) -> dict[str, int]:
+    return {"size": 64, "sleep_ms": 1, "oom_from": 1, **changes}
+
+
+@pytest.fixture(scope="module")
+def partial(runner: Runner) -> TrialResult:
+    """First step, 2 of warm-up, 5 measured ones and one of 2 samples."""
+    return run(runner, samples=34, batch_size=4, warmup_steps=2, measured_steps=5)
+
+
+def test_the_window_leaves_out_the_first_step_the_warm_up_and_a_smaller_last_batch(
+    partial: TrialResult,
+) -> None:
+    assert partial.status is Status.OK
+    assert partial.step_samples == [4] * 8 + [2]
+    assert partial.window == [3, 8]
+    names = ["starting", "building", "first_step", "warming_up", "measuring", "training"]
+    assert list(partial.phase_at_s) == [*names, "evaluating"]
+    assert list(partial.parent_phase_at_s) == list(partial.phase_at_s)
+    moments = list(partial.phase_at_s.values())
+    assert moments == sorted(moments)
+    assert partial.phase == "evaluating"
+
+
+def test_every_step_has_its_loss_and_the_time_of_each_part(partial: TrialResult) -> None:
+    assert len(partial.losses) == len(partial.step_phase_s) == 9
+    for parts in partial.step_phase_s:
+        assert len(parts) == len(PHASES)
+        assert all(part > 0 for part in parts)
+        assert parts[PHASES.index("forward")] >= 0.001  # where the toy sleeps
+
+
+def test_without_warm_up_the_second_step_is_measured(runner: Runner) -> None:
+    result = run(runner, samples=32, warmup_steps=0, measured_steps=3)
+    assert result.status is Status.OK
+    assert result.window == [1, 8]
+    assert "warming_up" not in result.phase_at_s
+    assert list(result.phase_at_s)[2:5] == ["first_step", "measuring", "training"]
+    assert result.images_per_s == pytest.approx(
+        28 / (result.phase_at_s["training"] - result.phase_at_s["measuring"])
+    )
+
+
+def test_first_step_and_steady_memory_are_recorded_apart(partial: TrialResult) -> None:
+    memory = partial.memory
+    assert memory["budget_bytes"] == toy_trial().budget_bytes
+    for name in ("peak_bytes", "first_step_peak_bytes", "baseline_bytes"):
+        value = memory[name]
+        assert isinstance(value, int), name
+        assert 0 < value < toy_trial().budget_bytes
+
+
+def test_quality_and_facts_are_the_task_s_own(partial: TrialResult) -> None:
+    assert set(partial.quality) == {"final_mse", "grey_mse", "mean_color_mse"}
+    assert partial.facts == {"batch_size": 4}
+
+
+@pytest.fixture(scope="module")
+def long(runner: Runner) -> TrialResult:
+    """Steps of 10 ms, 1.5 s of them in the window."""
+    sleepy = settings(sleep_ms=10)
+    return run(runner, settings=sleepy, batch_size=1, samples=160, warmup_steps=5)
+
+
+def test_a_window_s_steps_sum_to_its_wall_time(long: TrialResult) -> None:
+    window_s = long.phase_at_s["training"] - long.phase_at_s["measuring"]
+    assert window_s > 1
+    steps_s = sum(map(sum, long.step_phase_s[slice(*long.window)]))
+    assert steps_s == pytest.approx(window_s, rel=0.01)
+
+
+def test_phases_begin_where_the_steps_say(long: TrialResult) -> None:
+    for begins, ends, steps in [
+        ("warming_up", "measuring", slice(1, 6)),
+        ("measuring", "training", slice(*long.window)),
+    ]:
+        steps_s = sum(map(sum, long.step_phase_s[steps]))
+        wall_s = long.phase_at_s[ends] - long.phase_at_s[begins]
+        assert steps_s == pytest.approx(wall_s, rel=0.1)  # one step of five would be 20 %
+
+
+@pytest.mark.parametrize("begins", ["measuring", "first_step"])
+@pytest.mark.parametrize("ends", ["training", "evaluating"])
+def test_the_parent_s_clock_agrees(long: TrialResult, begins: str, ends: str) -> None:
+    child_s = long.phase_at_s[ends] - long.phase_at_s[begins]
+    parent_s = long.parent_phase_at_s[ends] - long.parent_phase_at_s[begins]
+    assert parent_s == pytest.approx(child_s, rel=0.01)
+
+
+def test_the_rate_is_images_by_wall_time_by_either_clock(long: TrialResult) -> None:
+    images = long.window[1] - long.window[0]
+    assert images == 154
+    for clock in (long.phase_at_s, long.parent_phase_at_s):
+        window_s = clock["training"] - clock["measuring"]
+        assert long.images_per_s == pytest.approx(images / window_s, rel=0.01)
+
+
+def test_the_parent_samples_all_through_the_measured_window(long: TrialResult) -> None:
+    measured = [s for s in long.monitor if s["phase"] == "measuring"]
+    assert len(measured) >= 4
+    assert all(s["rss_anon_bytes"] for s in long.monitor if s["phase"] == "measuring")
+    cpu_s = [s["cpu_s"] for s in long.monitor if s["phase"] is not None and s["cpu_s"]]
+    assert cpu_s == sorted(cpu_s, key=float)
+
+
+def test_the_same_trial_learns_the_same_in_two_processes(
+    runner: Runner, partial: TrialResult
+) -> None:
+    changes = {"samples": 34, "batch_size": 4, "warmup_steps": 2, "measured_steps": 5}
+    again = run(runner, **changes, round=1)
+    assert again.losses == partial.losses
+    assert again.quality == partial.quality
+    other = run(runner, **changes, seed=1)
+    assert other.losses != partial.losses
+
+
+def test_a_task_that_cannot_be_found_is_a_crash_that_names_it(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "_task", "tests.toy_task:NoSuchTask")
+    result = run(runner)
+    assert result.status is Status.CRASH
+    assert result.reason is not None
+    assert "tests.toy_task:NoSuchTask" in result.reason
+    assert result.detail is not None
+    assert result.detail.startswith("Traceback")
