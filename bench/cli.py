@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -27,6 +28,14 @@ DEFAULT_PRESET = "quick"
 FORMATS = ("table", "md", "csv", "json")
 
 
+class Output(Console):
+    """Leaves it to `main` what a closed pipe means; rich would exit with 1."""
+
+    def on_broken_pipe(self) -> NoReturn:
+        """See the class."""
+        raise BrokenPipeError
+
+
 class Parser(argparse.ArgumentParser):
     """Raises `ValueError` for a mistake, so that it is told in one line like any other."""
 
@@ -37,10 +46,11 @@ class Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a command and exits: 0 fine, 1 failed, 2 the caller's mistake, 130 interrupted."""
-    errors = Console(stderr=True)
+    errors = Output(stderr=True)
     try:
         options = _parse(list(sys.argv[1:] if arguments is None else arguments))
         code = options.run(options)
+        sys.stdout.flush()
     except ValueError as error:
         errors.print(f"unet-bench: {error}", markup=False, highlight=False, soft_wrap=True)
         code = EXIT_MISTAKE
@@ -48,14 +58,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         errors.print("unet-bench: interrupted before a trial ran")
         code = EXIT_INTERRUPTED
     except BrokenPipeError:  # the reader of a pipe has seen enough
-        sys.stderr.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     sys.exit(code)
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser, commands = _parsers()
-    if arguments and not arguments[0].startswith("-") and arguments[0] not in commands:
+    if not arguments:
+        raise ValueError(f"command missing: expected one of {', '.join(commands)}")
+    if not arguments[0].startswith("-") and arguments[0] not in commands:
         raise ValueError(f"command {arguments[0]!r}: {spec.suggest(arguments[0], commands)}")
     options, unknown = parser.parse_known_args(arguments)
     if unknown:
@@ -187,10 +199,19 @@ def _sweep(options: argparse.Namespace) -> int:
 
 def _trial(options: argparse.Namespace) -> int:
     overrides = _overrides(options) | {"variants": [options.variant]}
-    asked = spec.load(DEFAULT_PRESET, overrides)
+    asked = spec.load(None, overrides)
+    if asked.variants != (asked.workload.parse_variant(options.variant),):
+        raise ValueError(f"--set: the axes are those of {options.variant}; see `sweep` for others")
+    if (cells := len(asked.trials("cpu", 1)) // asked.one("rounds")) > 1:
+        raise ValueError(f"--set: expected one cell, got {cells}; see `sweep` for more")
     rows, code = _measure(options, asked, "trial")
     if code == 0:
-        result = rows[-1].result
+        # The folder may hold others' rows too.
+        result = next(
+            row.result
+            for row in reversed(rows)
+            if row.trial in asked.trials(row.trial.device, row.trial.budget_bytes)
+        )
         if result.status is Status.UNSUPPORTED:
             raise ValueError(f"{options.variant}: {result.reason}")
         if result.status is not Status.OK:
@@ -203,7 +224,7 @@ def _measure(
 ) -> tuple[list[journal.Row], int]:
     """Runs the sweep, then prints and writes its tables."""
     as_json = getattr(options, "json", False)
-    console = Console(stderr=as_json)
+    console = Output(stderr=as_json)
     folder = options.out
     if folder is None:
         if options.retry:
@@ -252,7 +273,7 @@ def _print_table(console: Console, cells: "DataFrame") -> None:
 
     width = console.width if console.is_terminal else None
     # A pipe has no width: the lines are as long as they are.
-    wide = Console(file=console.file, width=width or 10_000, force_terminal=console.is_terminal)
+    wide = Output(file=console.file, width=width or 10_000, force_terminal=console.is_terminal)
     wide.print(to_rich(cells, width))
     for note in notes(cells):
         _line(console, note, style="dim")
@@ -271,7 +292,7 @@ def _plan(options: argparse.Namespace) -> int:
         for trial in trials:
             sys.stdout.write(json.dumps({"key": trial.key, **trial.to_json()}) + "\n")
         return 0
-    console = Console()
+    console = Output()
     differing = [name for name in asked.workload.settings if len(asked.grid[name]) > 1]
     for number, trial in enumerate(trials, start=1):
         settings = " ".join(f"{name}={trial.settings[name]}" for name in differing)
@@ -297,7 +318,7 @@ def _report(options: argparse.Namespace) -> int:
         raise ValueError(f"--format {options.style!r}: {spec.suggest(options.style, FORMATS)}")
     cells = cell_frame(journal.read(options.folder))
     if options.style == "table":
-        _print_table(Console(), cells)
+        _print_table(Output(), cells)
     else:
         render = {"md": to_markdown, "csv": to_csv, "json": to_json}[options.style]
         sys.stdout.write(render(cells))

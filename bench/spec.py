@@ -7,6 +7,7 @@ harness's own names below. A list makes a grid.
 
 import difflib
 import itertools
+import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -34,6 +35,9 @@ HARNESS_SETTINGS: Mapping[str, Scalar] = {
 """The harness's own names and their defaults."""
 
 _MINIMUM = {"seed": 0, "warmup_steps": 0}  # of the whole numbers; 1 for all others
+
+_MAXIMUM = {"rounds": 10_000}
+_SEED_MAXIMUM = 2**32 - 1  # numpy's for a seed; more than enough for all others
 
 _LISTS = ("batch_size", "seed")  # of the names above; the others have one value per sweep
 
@@ -128,29 +132,31 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in PRESETS.glob("*.toml"))
 
 
-def load(source: str, overrides: Mapping[str, Sequence[str]]) -> SweepSpec:
+def load(source: str | None, overrides: Mapping[str, Sequence[str]]) -> SweepSpec:
     """A sweep from a preset or a TOML file, with overrides from the command line.
 
     Args:
-        source: A preset's name, or a path ending in `.toml`.
+        source: A preset's name, or a path ending in `.toml`; `None` for the defaults alone.
         overrides: Name -> values as text, as `--set name=v1,v2` gives them.
 
     Raises:
         ValueError: One line that names what was given, what was expected and where.
     """
-    path = Path(source) if source.endswith(".toml") else PRESETS / f"{source}.toml"
-    if path.parent == PRESETS and not path.is_file():
-        raise ValueError(f"preset {source!r}: {suggest(source, preset_names())}")
-    content = _read_toml(path)
+    path = _find(source) if source is not None else Path("defaults")
+    content = _read_toml(path) if source is not None else {}
     entry = content.pop("workload", DEFAULT_WORKLOAD)
     if "workload" in overrides:
-        entry = overrides["workload"][0]
-    workload: Workload = load_object(entry)
+        entry = ",".join(overrides["workload"])
+    workload = _load_workload(entry)
     names = _names(workload)
     values: dict[str, list[Any]] = {}
     for name, value in content.items():
         _known(name, names, str(path))
         values[name] = value if isinstance(value, list) else [value]
+    try:
+        _build(path.stem, entry, workload, values)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     for name, texts in overrides.items():
         if name != "workload":
             _known(name, names, "--set")
@@ -163,9 +169,31 @@ def load(source: str, overrides: Mapping[str, Sequence[str]]) -> SweepSpec:
 def suggest(given: str, valid: Iterable[str]) -> str:
     """Names the nearest valid value and all the others, for an error message."""
     valid = list(valid)
-    near = difflib.get_close_matches(given, valid, n=1)
+    near = difflib.get_close_matches(given.lower(), valid, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return f"{hint}expected one of {', '.join(valid)}"
+
+
+def _find(source: str) -> Path:
+    if source.endswith(".toml"):
+        return Path(source)
+    if source not in preset_names():
+        raise ValueError(f"preset {source!r}: {suggest(source, preset_names())}")
+    return PRESETS / f"{source}.toml"
+
+
+def _load_workload(entry: Any) -> Workload:
+    if type(entry) is not str:
+        raise ValueError(f"workload {entry!r}: expected one text, MODULE:ATTRIBUTE")
+    try:
+        found = load_object(entry)
+    except ValueError as error:
+        raise ValueError(f"workload {error}") from None
+    described = isinstance(found, Workload) and not isinstance(found, type)
+    if not described:
+        raise ValueError(f"workload {entry!r}: expected an object as bench.workload.Workload is")
+    workload: Workload = found
+    return workload
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -189,6 +217,8 @@ def _known(name: str, names: list[str], where: str) -> None:
 
 
 def _from_text(name: str, text: str, workload: Workload) -> Scalar:
+    if not text:
+        raise ValueError(f"{name} {text!r}: expected a value")
     default = {**HARNESS_SETTINGS, **workload.settings}.get(name, "")
     if isinstance(default, str):
         return text
@@ -205,10 +235,12 @@ def _expected(default: Scalar) -> str:
 def _check_harness(name: str, values: Sequence[Scalar]) -> None:
     if name not in _LISTS and len(values) > 1:
         raise ValueError(f"{name} {', '.join(map(str, values))}: expected one value per sweep")
-    minimum = _MINIMUM.get(name, 1)
+    minimum, maximum = _MINIMUM.get(name, 1), _MAXIMUM.get(name, _SEED_MAXIMUM)
     for value in values:
         if isinstance(value, int) and value < minimum:
             raise ValueError(f"{name} {value}: expected a whole number of at least {minimum}")
+        if isinstance(value, int) and value > maximum:
+            raise ValueError(f"{name} {value}: expected a whole number of at most {maximum}")
 
 
 def _build(name: str, entry: str, workload: Workload, values: Mapping[str, list[Any]]) -> SweepSpec:
@@ -254,8 +286,7 @@ def _unique(items: Iterable[Any]) -> list[Any]:
 
 
 def _check_device(device: str) -> None:
-    kind, colon, index = device.partition(":")
-    if kind not in ("auto", "cpu", "cuda") or (colon and not (kind == "cuda" and index.isdigit())):
+    if not re.fullmatch(r"auto|cpu|cuda(:(0|[1-9][0-9]?))?", device):
         raise ValueError(f"device {device!r}: {suggest(device, ('auto', 'cpu', 'cuda', 'cuda:N'))}")
 
 

@@ -7,7 +7,7 @@ Both are structural: a workload needs to import nothing from here.
 
 import importlib
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -36,6 +36,7 @@ class Data(Protocol):
         ...
 
 
+@runtime_checkable
 class Workload(Protocol):
     """The description of a workload, free of torch."""
 
@@ -147,7 +148,7 @@ def load_object(entry: str) -> Any:
     module_name, _, attribute = entry.partition(":")
     try:
         return getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ValueError(
             f"{entry!r}: expected MODULE:ATTRIBUTE of something that can be imported ({error})"
         ) from None

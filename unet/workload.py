@@ -11,14 +11,14 @@ Scalar = int | float | str
 
 UPSAMPLING = ("bilinear", "nearest")
 
-_MINIMUM = {
-    "frames": 10,
-    "gap": 0,
-    "data_seed": 0,
-    "validation_percent": 1,
-    "image_size": 16,
-    "width": 1,
-    "depth": 1,
+_RANGE = {
+    "frames": (10, 1_000_000),
+    "gap": (0, 1_000_000),
+    "data_seed": (0, 2**32 - 1),
+    "validation_percent": (1, 50),
+    "image_size": (16, 8192),
+    "width": (1, 4096),
+    "depth": (1, 12),
 }
 
 
@@ -52,10 +52,10 @@ class Colorization:
 
     def check(self, settings: Mapping[str, Scalar]) -> None:
         """Raises `ValueError` for settings out of range, or that do not go together."""
-        for name, minimum in _MINIMUM.items():
-            if int(settings[name]) < minimum:
+        for name, (minimum, maximum) in _RANGE.items():
+            if not minimum <= int(settings[name]) <= maximum:
                 raise ValueError(
-                    f"{name} {settings[name]}: expected a whole number of at least {minimum}"
+                    f"{name} {settings[name]}: expected a whole number from {minimum} to {maximum}"
                 )
         for name, choices in {
             "data": ("drive",),
@@ -64,10 +64,6 @@ class Colorization:
         }.items():
             if settings[name] not in choices:
                 raise ValueError(f"{name} {settings[name]!r}: expected one of {', '.join(choices)}")
-        if int(settings["validation_percent"]) > 50:
-            raise ValueError(
-                f"validation_percent {settings['validation_percent']}: expected at most 50"
-            )
         depth, size = int(settings["depth"]), int(settings["image_size"])
         if size < 2 ** (depth + 1):
             raise ValueError(

@@ -13,6 +13,7 @@ import pandas as pd
 
 from bench.budget import GIB
 from bench.journal import Row, check_comparable
+from bench.spec import DEFAULT_WORKLOAD
 from bench.trial import PHASES, Status
 
 Record = dict[str, Any]
@@ -73,7 +74,9 @@ def cell_frame(rows: Sequence[Row]) -> pd.DataFrame:
     variants = list(dict.fromkeys(cell["variant"] for cell in cells))
     cells.sort(
         key=lambda cell: (
-            *(cell[name] for name in ("settings", "seed", "batch_size")),
+            *json.loads(cell["settings"]).values(),  # as numbers: 64 comes before 128
+            cell["seed"],
+            cell["batch_size"],
             variants.index(cell["variant"]),
         )
     )
@@ -199,7 +202,7 @@ def _memory(row: Row) -> dict[str, float | None]:
         # The kernel tracks the process itself; samples see what it may have started.
         training = ("warming_up", "measuring", "training")
         samples = [s["rss_anon_bytes"] for s in row.result.monitor if s["phase"] in training]
-        process = max(map(_number, [steady, *samples]))
+        process = max(map(_number, [steady, *samples])) or None
         steady = process
     elif memory.get("peak_reserved_bytes") is not None:
         process = _number(memory["peak_reserved_bytes"]) + _number(memory["context_bytes"])
@@ -243,6 +246,8 @@ def reproduce(row: Row) -> str:
     }
     words = ["unet-bench", "trial", trial.variant, "--batch-size", str(trial.batch_size)]
     words += ["--device", trial.device, "--budget", f"{trial.budget_bytes}B"]
+    if trial.workload != DEFAULT_WORKLOAD:
+        words += ["--set", f"workload={trial.workload}"]
     for name, value in asked.items():
         words += ["--set", f"{name}={value}"]
     return shlex.join(words)

@@ -57,7 +57,10 @@ COLUMNS = (
 )
 
 # Left out of a narrow terminal in this order, until the rest fits.
-_DISPENSABLE = ("vs grey", "budget %", "step ms", "util %", "vs seed", "vs mean", "peak GiB")
+_DISPENSABLE = (
+    *("vs grey", "budget %", "step ms", "util %", "vs seed", "vs mean", "peak GiB"),
+    *("MSE", "speedup"),
+)
 
 
 Columns = dict[str, list[str]]
@@ -65,8 +68,7 @@ Columns = dict[str, list[str]]
 
 def _columns(cells: list[Record]) -> Columns:
     """The printed table: title -> its texts. Settings that differ between rows are shown too."""
-    settings = ("seed", *json.loads(cells[0]["settings"]))
-    differing = [name for name in settings if len({cell[name] for cell in cells}) > 1]
+    differing = _differing(cells, "seed")
     columns: Columns = {
         "variant": [str(cell["variant"]) for cell in cells],
         "batch": [str(cell["batch_size"]) for cell in cells],
@@ -86,6 +88,22 @@ def _columns(cells: list[Record]) -> Columns:
     return columns
 
 
+def _differing(cells: list[Record], *more: str) -> list[str]:
+    """The settings (and other columns) that are not the same in all cells."""
+    names = (*more, *json.loads(cells[0]["settings"]))
+    return [name for name in names if len({cell[name] for cell in cells}) > 1]
+
+
+def _by_settings(cells: list[Record]) -> list[tuple[str, list[Record]]]:
+    """The cells that may be compared with each other, with what sets them apart, in words."""
+    differing = _differing(cells)
+    groups: dict[str, list[Record]] = {}
+    for cell in cells:
+        words = ", ".join(f"{name} {cell[name]}" for name in differing)
+        groups.setdefault(words, []).append(cell)
+    return list(groups.items())
+
+
 def _status(cell: Record) -> str:
     rounds = f" {cell['rounds_ok']}/{cell['rounds']}" if cell["rounds"] > 1 else ""
     return f"{cell['status']}{rounds}"
@@ -95,10 +113,18 @@ def _records(frame: pd.DataFrame) -> list[Record]:
     return cast("list[Record]", frame.to_dict("records"))
 
 
-def fastest(cells: list[Record]) -> int | None:
-    """Place of the cell with the highest rate; `None` if nothing was measured."""
-    measured = [place for place, cell in enumerate(cells) if cell["rounds_ok"]]
-    return max(measured, key=lambda place: cells[place]["images_per_s"], default=None)
+def fastest(cells: list[Record]) -> Record | None:
+    """The cell with the highest rate; `None` if nothing was measured."""
+    measured = [cell for cell in cells if cell["rounds_ok"]]
+    return max(measured, key=lambda cell: cell["images_per_s"], default=None)
+
+
+def _winners(cells: list[Record]) -> list[Record | None]:
+    return [fastest(group) for _, group in _by_settings(cells)]
+
+
+def _is_in(cell: Record, others: list[Record | None]) -> bool:
+    return any(cell is other for other in others)
 
 
 def to_rich(frame: pd.DataFrame, width: int | None) -> Table:
@@ -110,7 +136,7 @@ def to_rich(frame: pd.DataFrame, width: int | None) -> Table:
             table. `None` keeps all.
     """
     cells = _records(frame)
-    columns, best = _columns(cells), fastest(cells)
+    columns, best = _columns(cells), _winners(cells)
     widths = {
         title: max(map(len, (title, *texts))) + 3  # padding and rule
         for title, texts in columns.items()
@@ -124,23 +150,23 @@ def to_rich(frame: pd.DataFrame, width: int | None) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=caption, caption_justify="left")
     for title in widths:
         table.add_column(title, justify="left" if title in _LEFT else "right", no_wrap=True)
-    for place in range(len(cells)):
+    for place, cell in enumerate(cells):
         shown = [columns[title][place] for title in widths]
-        table.add_row(*shown, style="bold green" if place == best else None)
+        table.add_row(*shown, style="bold green" if _is_in(cell, best) else None)
     return table
 
 
 def to_markdown(frame: pd.DataFrame) -> str:
     """The table, the verdict and the notes, in Markdown; the fastest row is bold."""
     cells = _records(frame)
-    columns, best = _columns(cells), fastest(cells)
+    columns, best = _columns(cells), _winners(cells)
     lines = [
         "| " + " | ".join(columns) + " |",
         "|" + "|".join(":--" if title in _LEFT else "--:" for title in columns) + "|",
     ]
-    for place in range(len(cells)):
+    for place, cell in enumerate(cells):
         texts = [column[place] for column in columns.values()]
-        shown = [f"**{text}**" for text in texts] if place == best else texts
+        shown = [f"**{text}**" for text in texts] if _is_in(cell, best) else texts
         lines.append("| " + " | ".join(shown) + " |")
     return "\n".join([*lines, "", verdict(frame), "", *(f"- {note}" for note in notes(frame)), ""])
 
@@ -157,19 +183,23 @@ def to_json(frame: pd.DataFrame) -> str:
 
 
 def verdict(frame: pd.DataFrame) -> str:
-    """One sentence: what is fastest, against what, and what it costs."""
-    cells = _records(frame)
-    best = fastest(cells)
-    if best is None:
-        return "Nothing was measured: no row ended well."
-    cell = cells[best]
+    """One sentence: what is fastest, against what, and what it costs; one for each settings."""
+    groups = _by_settings(_records(frame))
+    return " ".join(_verdict(words, group) for words, group in groups)
+
+
+def _verdict(words: str, cells: list[Record]) -> str:
+    cell = fastest(cells)
+    where = f"at {words}" if words else "here"
+    if cell is None:
+        return f"Nothing was measured {where}: no row ended well."
     same_batch = [
         plain
         for plain in plain_cells(cell, cells)
         if plain["batch_size"] == cell["batch_size"] and plain is not cell and plain["rounds_ok"]
     ]
     text = (
-        f"Fastest here: {cell['variant']} at batch {cell['batch_size']} "
+        f"Fastest {where}: {cell['variant']} at batch {cell['batch_size']} "
         f"with {cell['images_per_s']:.1f} images/s"
     )
     if same_batch:
@@ -190,12 +220,13 @@ def notes(frame: pd.DataFrame) -> list[str]:
         f"Measured on {first['device_name']}, torch {first['torch']}, budget "
         f"{first['budget_gib']:g} GiB, {first['samples']} training samples a row.",
     ]
-    good = [cell for cell in cells if cell["rounds_ok"]]
-    if good:
-        found.append(
-            f"MSE without a network: {good[0]['mean_color_mse']:.1f} for the training set's mean "
-            f"colour (vs mean), {good[0]['grey_mse']:.1f} for grey (vs grey)."
-        )
+    for words, group in _by_settings(cells):
+        if (good := fastest(group)) is not None:
+            where = f" at {words}" if words else ""
+            found.append(
+                f"MSE without a network{where}: {good['mean_color_mse']:.1f} for the training "
+                f"set's mean colour (vs mean), {good['grey_mse']:.1f} for grey (vs grey)."
+            )
     found += _seed_notes(cells)
     if all(cell["rounds"] == 1 for cell in cells):
         found.append("One round: differences of a few percent may be noise.")
@@ -203,8 +234,10 @@ def notes(frame: pd.DataFrame) -> list[str]:
     if len(commits) > 1:
         found.append(f"Rows come from several commits: {', '.join(sorted(commits))}.")
     found += [
-        f"{cell['variant']} b{cell['batch_size']}: {cell['status']}: {cell['reason']}"
-        for cell in cells
+        f"{cell['variant']} b{cell['batch_size']}{f' at {words}' if words else ''}: "
+        f"{cell['status']}: {cell['reason']}"
+        for words, group in _by_settings(cells)
+        for cell in group
         if cell["status"] != Status.OK
     ]
     return found

@@ -1,0 +1,282 @@
+from collections.abc import Mapping
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from skimage.color import rgb2lab
+from torch import nn
+
+from bench.trial import Scalar, Trial
+from bench.worker import sample_batches
+from kernels.lab import lab_to_rgb
+from unet.colorize import AB_SCALE, L_CENTER, L_SCALE, Batch, ColorizationTask, learning_rate
+from unet.frames import FrameSet
+from unet.workload import COLORIZATION, split
+
+SETTINGS: Mapping[str, Scalar] = {
+    **COLORIZATION.settings,
+    "frames": 600,
+    "image_size": 16,
+    "width": 16,
+    "depth": 2,
+}
+SAMPLES, BATCH_SIZE = 480, 4
+TRAIN, HELD = split(SETTINGS)
+
+
+@cache
+def data() -> FrameSet:
+    return COLORIZATION.prepare(SETTINGS, lambda done, total: None)
+
+
+def frames() -> np.ndarray:
+    found: np.ndarray = np.load(data().path)
+    return found
+
+
+def task(variant: str = "fp32", batch_size: int = BATCH_SIZE, seed: int = 0) -> ColorizationTask:
+    torch.manual_seed(seed)
+    return ColorizationTask(
+        axes=COLORIZATION.parse_variant(variant),
+        settings=SETTINGS,
+        batch_size=batch_size,
+        handle=data().handle,
+        device="cpu",
+    )
+
+
+def train(working: ColorizationTask, samples: int = SAMPLES, seed: int = 0) -> list[float]:
+    """Trains as the harness does; gives the losses."""
+    trial = Trial(
+        workload="unet.workload:COLORIZATION",
+        variant=working.variant.name,
+        axes=working.variant.axes(),
+        settings=SETTINGS,
+        batch_size=working.batch_size,
+        seed=seed,
+        round=0,
+        samples=samples,
+        warmup_steps=0,
+        measured_steps=1,
+        device="cpu",
+        budget_bytes=2**33,
+    )
+    losses = []
+    for step, indices in enumerate(sample_batches(trial, data().train_size)):
+        loss = working.forward(working.load(indices))
+        working.backward(loss)
+        working.optimize(step / (trial.steps - 1))
+        losses.append(float(loss.detach()))
+    return losses
+
+
+def reconstructed(batch: Batch) -> torch.Tensor:
+    lab = torch.cat((batch.lightness * L_SCALE + L_CENTER, batch.ab), dim=1)
+    return lab_to_rgb(lab.double())
+
+
+# Batches.
+
+
+@pytest.mark.parametrize("variant", ["fp32", "bf16+channels_last"])
+def test_lightness_and_colour_of_a_batch_are_of_the_same_frame(variant: str) -> None:
+    indices = np.array([7, 0, 401, 7])
+    batch = task(variant).load(indices)
+    assert batch.lightness.shape == (4, 1, 16, 16)
+    assert batch.ab.shape == (4, 2, 16, 16)
+    assert batch.lightness.dtype == batch.ab.dtype == torch.float32
+    expected = torch.from_numpy(frames()[TRAIN[indices]]).permute(0, 3, 1, 2) / 255
+    torch.testing.assert_close(reconstructed(batch), expected.double(), rtol=0, atol=1e-4)
+
+
+def test_training_never_sees_a_validation_frame_or_the_gap() -> None:
+    last = task().load(np.array([data().train_size - 1]))
+    expected = torch.from_numpy(frames()[TRAIN[-1:]]).permute(0, 3, 1, 2) / 255
+    torch.testing.assert_close(reconstructed(last), expected.double(), rtol=0, atol=1e-4)
+    assert data().train_size == len(TRAIN)
+    with pytest.raises(IndexError):
+        task().load(np.array([data().train_size]))
+
+
+def test_the_networks_input_is_scaled_as_recorded() -> None:
+    working = task()
+    lightness = working.load(np.arange(64)).lightness
+    assert lightness.abs().max() <= 1.0 + 1e-5
+    assert lightness.min() < -0.3
+    assert working.facts["channel_scaling"] == {
+        "l_center": L_CENTER,
+        "l_scale": L_SCALE,
+        "ab_scale": AB_SCALE,
+    }
+
+
+def test_batches_are_in_the_variants_memory_format() -> None:
+    indices = np.arange(4)
+    assert (
+        task("fp32+channels_last").load(indices).ab.is_contiguous(memory_format=torch.channels_last)
+    )
+    # A part of a larger tensor, but in the order of the dimensions.
+    assert task("fp32").load(indices).ab.stride()[1:] == (16 * 16, 16, 1)
+
+
+# The learning rate.
+
+
+def test_the_learning_rate_falls_from_a_thousandth_to_a_twentieth_of_it() -> None:
+    rates = [learning_rate(progress) for progress in np.linspace(0, 1, 101)]
+    assert rates[0] == pytest.approx(1e-3)
+    assert rates[-1] == pytest.approx(1e-3 / 20)
+    assert all(after < before for before, after in pairwise(rates))
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.5, 1.0])
+def test_a_step_is_taken_at_the_learning_rate_of_its_moment(progress: float) -> None:
+    working = task()
+    before = [parameter.detach().clone() for parameter in working.model.parameters()]
+    working.backward(working.forward(working.load(np.arange(4))))
+    working.optimize(progress)
+    # Adam's first step moves every weight that has a gradient by the learning rate.
+    after = working.model.parameters()
+    moves = [(new - old).abs().max().item() for new, old in zip(after, before, strict=True)]
+    assert max(moves) == pytest.approx(learning_rate(progress), rel=1e-2)
+
+
+# Evaluation.
+
+
+def lab64(indices: np.ndarray) -> np.ndarray:
+    """CIELAB by scikit-image in float64, (frames, height, width, 3)."""
+    found: np.ndarray = rgb2lab(frames()[indices].astype(np.float64) / 255)
+    return found
+
+
+def test_the_baselines_are_those_of_a_computation_by_hand() -> None:
+    mean = lab64(TRAIN)[..., 1:].mean(axis=(0, 1, 2))
+    ab = lab64(HELD)[..., 1:]
+    found = task().evaluate()
+    assert found["grey_mse"] == pytest.approx((ab**2).mean(), rel=1e-5)
+    assert found["mean_color_mse"] == pytest.approx(((ab - mean) ** 2).mean(), rel=1e-5)
+
+
+def head(working: ColorizationTask) -> nn.Conv2d:
+    found = working.model.get_submodule("head")
+    assert isinstance(found, nn.Conv2d)
+    return found
+
+
+@pytest.mark.parametrize("variant", ["fp32", "bf16"])
+def test_a_network_that_says_grey_is_as_wrong_as_grey(variant: str) -> None:
+    working = task(variant)
+    with torch.no_grad():
+        head(working).weight.zero_()
+    found = working.evaluate()
+    assert found["final_mse"] == pytest.approx(found["grey_mse"], rel=1e-6)
+    assert found["final_mse"] != pytest.approx(found["mean_color_mse"], rel=1e-3)
+
+
+def test_final_mse_is_in_squared_lab_units_over_both_channels() -> None:
+    working = task()
+    with torch.no_grad():
+        head(working).weight.zero_()
+        bias = head(working).bias
+        assert bias is not None
+        bias.copy_(torch.tensor([11.0, -22.0]) / AB_SCALE)  # says ab = (11, -22) everywhere
+    expected = ((lab64(HELD)[..., 1:] - [11.0, -22.0]) ** 2).mean()
+    assert working.evaluate()["final_mse"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_evaluation_does_not_depend_on_the_batch_size() -> None:
+    assert len(HELD) % 7  # a smaller last batch
+    trained = task()
+    train(trained, samples=40)
+    expected = trained.evaluate()
+    for batch_size in (1, 7, 2 * len(HELD)):
+        trained.batch_size = batch_size
+        found = trained.evaluate()
+        assert found == {name: pytest.approx(value, rel=1e-5) for name, value in expected.items()}
+
+
+def test_evaluation_leaves_the_network_as_it_was() -> None:
+    working = task()
+    before = {name: value.clone() for name, value in working.model.state_dict().items()}
+    working.evaluate()
+    for name, value in working.model.state_dict().items():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=0)
+
+
+# Training.
+
+
+@pytest.mark.parametrize("variant", ["fp32", "bf16+channels_last"])
+def test_a_short_training_beats_the_mean_colour(variant: str) -> None:
+    working = task(variant)
+    losses = train(working)
+    found = working.evaluate()
+    assert found["final_mse"] < 0.7 * found["mean_color_mse"]
+    assert np.mean(losses[-20:]) < 0.7 * np.mean(losses[:20])
+
+
+def test_the_same_seed_gives_the_same_losses_bit_by_bit() -> None:
+    runs = [train(task(seed=seed), samples=80, seed=seed) for seed in (3, 3, 4)]
+    assert runs[0] == runs[1]
+    assert all(loss != other for loss, other in zip(runs[0], runs[2], strict=True))
+
+
+def test_weights_and_order_both_follow_the_seed() -> None:
+    plain = train(task(seed=3), samples=40, seed=3)
+    assert train(task(seed=4), samples=40, seed=3) != plain
+    assert train(task(seed=3), samples=40, seed=4) != plain
+
+
+def test_fp16_trains_with_scaled_gradients() -> None:
+    working = task("fp16")
+    scale = float(working.scaler.get_scale())
+    assert scale > 1
+    loss = working.forward(working.load(np.arange(4)))
+    working.backward(loss)
+    plain = task("fp32")
+    plain.backward(plain.forward(plain.load(np.arange(4))))
+    found, expected = head(working).weight.grad, head(plain).weight.grad
+    assert found is not None
+    assert expected is not None
+    torch.testing.assert_close(found / scale, expected, rtol=0.05, atol=1e-4)
+    assert loss.item() < 1  # what is recorded is the loss itself
+
+    losses = train(task("fp16"), samples=240)
+    assert np.isfinite(losses).all()
+    assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])
+
+
+@pytest.mark.parametrize("variant", ["fp32", "bf16"])
+def test_only_fp16_scales_its_gradients(variant: str) -> None:
+    assert task(variant).scaler.get_scale() == 1
+
+
+# What is recorded.
+
+
+def test_the_precision_flags_in_force_are_recorded() -> None:
+    flags = task().facts["precision_flags"]
+    assert flags["backends.cudnn.conv.fp32_precision"] == "ieee"
+    assert flags["backends.cuda.matmul.fp32_precision"] == "ieee"
+    assert torch.backends.cuda.matmul.fp32_precision == "ieee"
+
+
+def test_parameters_are_counted() -> None:
+    working = task()
+    counted = sum(parameter.numel() for parameter in working.model.parameters())
+    assert working.facts["parameters"] == counted > 10_000
+
+
+def test_a_missing_cache_file_is_no_silent_default(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        ColorizationTask(
+            axes=COLORIZATION.parse_variant("fp32"),
+            settings=SETTINGS,
+            batch_size=4,
+            handle={"path": str(tmp_path / "gone.npy")},
+            device="cpu",
+        )

@@ -1,0 +1,247 @@
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from unet.drive import Drive
+from unet.frames import cache_drive, cache_folder, fingerprint_drive, split_frames
+
+SIZE, COUNT = 16, 12
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("UNET_BENCH_CACHE", str(folder))
+    return folder
+
+
+def render(seed: int = 0, count: int = COUNT, calls: list[tuple[int, int]] | None = None) -> Path:
+    def progress(done: int, total: int) -> None:
+        if calls is not None:
+            calls.append((done, total))
+
+    return cache_drive(SIZE, count, seed, fingerprint_drive(seed), progress)
+
+
+def assert_sound(path: Path, seed: int = 0) -> None:
+    frames = np.load(path, mmap_mode="r")
+    assert frames.dtype == np.uint8
+    assert frames.shape == (COUNT, SIZE, SIZE, 3)
+    drive = Drive(size=SIZE, seed=seed)
+    for index in range(COUNT):
+        np.testing.assert_array_equal(frames[index], drive.render(index))
+
+
+def child(code: str, cache: Path, repository: Path) -> "subprocess.Popen[str]":
+    environ = {**os.environ, "UNET_BENCH_CACHE": str(cache), "PYTHONPATH": str(repository)}
+    return subprocess.Popen(
+        [sys.executable, "-c", code], env=environ, stdout=subprocess.PIPE, text=True
+    )
+
+
+# The split.
+
+
+@pytest.mark.parametrize("count", [10, 60, 61, 1200])
+@pytest.mark.parametrize("gap", [0, 5])
+@pytest.mark.parametrize("percent", [1, 15, 50])
+def test_block_holds_back_the_end_after_a_gap(count: int, gap: int, percent: int) -> None:
+    train, held = split_frames(count, "block", percent, gap, seed=0)
+    assert len(held) == max(1, count * percent // 100)
+    assert len(train) == max(0, count - len(held) - gap)
+    assert list(held) == list(range(count - len(held), count))
+    assert list(train) == list(range(len(train)))
+    if len(train):
+        assert held[0] - train[-1] == gap + 1
+
+
+def test_a_gap_that_leaves_nothing_leaves_nothing() -> None:
+    train, held = split_frames(10, "block", 10, 100, seed=0)
+    assert len(train) == 0
+    assert list(held) == [9]
+
+
+@pytest.mark.parametrize("percent", [1, 15, 50])
+def test_random_parts_have_no_frame_in_common_and_leave_none_out(percent: int) -> None:
+    train, held = split_frames(200, "random", percent, 30, seed=0)
+    assert len(held) == 200 * percent // 100
+    assert sorted([*train, *held]) == list(range(200))
+    assert list(train) == sorted(train)
+    assert list(held) == sorted(held)
+
+
+def test_random_is_drawn_by_the_seed() -> None:
+    _, held = split_frames(200, "random", 15, 0, seed=1)
+    _, again = split_frames(200, "random", 15, 0, seed=1)
+    _, other = split_frames(200, "random", 15, 0, seed=2)
+    assert list(held) == list(again)
+    assert list(held) != list(other)
+    assert list(held) != list(range(170, 200))
+
+
+# The cache.
+
+
+def test_the_cache_holds_what_the_renderer_draws(cache: Path) -> None:
+    calls: list[tuple[int, int]] = []
+    path = render(calls=calls)
+    assert_sound(path)
+    assert calls[-1] == (COUNT, COUNT)
+    assert list(cache.iterdir()) == [path]
+
+
+def test_what_is_in_the_cache_is_not_rendered_again(cache: Path) -> None:
+    path = render()
+    before = path.stat()
+    calls: list[tuple[int, int]] = []
+    assert render(calls=calls) == path
+    assert calls == []
+    assert (path.stat().st_mtime_ns, path.stat().st_ino) == (before.st_mtime_ns, before.st_ino)
+
+
+def test_another_seed_number_or_size_has_a_file_of_its_own(cache: Path) -> None:
+    fingerprint = fingerprint_drive(0)
+    paths = {
+        render(),
+        render(seed=1),
+        render(count=COUNT + 1),
+        cache_drive(SIZE + 1, COUNT, 0, fingerprint, lambda done, total: None),
+    }
+    assert len(paths) == len(list(cache.iterdir())) == 4
+
+
+def test_another_renderer_has_another_fingerprint(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, fingerprint = render(), fingerprint_drive(0)
+    draw = Drive.render
+
+    def brighter(self: Drive, index: int) -> np.ndarray:
+        frame = draw(self, index)
+        frame[0, 0, 0] ^= 1  # the smallest change there is
+        return frame
+
+    monkeypatch.setattr(Drive, "render", brighter)
+    assert fingerprint_drive(0) != fingerprint
+    other = render()
+    assert other != path
+    assert_sound(other)
+
+
+def test_the_fingerprint_is_the_same_in_every_process(cache: Path, repository: Path) -> None:
+    code = "from unet.frames import fingerprint_drive; print(fingerprint_drive(3))"
+    with child(code, cache, repository) as process:
+        assert process.communicate()[0].strip() == fingerprint_drive(3)
+
+
+RACER = f"""
+import sys
+from unet.frames import cache_drive, fingerprint_drive
+fingerprint = fingerprint_drive(0)
+begun = False
+def progress(done, total):
+    global begun
+    if not begun:  # both have begun to write before either goes on
+        begun = True
+        print("writing", flush=True)
+        sys.stdin.readline()
+print(cache_drive({SIZE}, {COUNT}, 0, fingerprint, progress), flush=True)
+"""
+
+
+def test_two_processes_at_once_make_one_sound_file(cache: Path, repository: Path) -> None:
+    environ = {**os.environ, "UNET_BENCH_CACHE": str(cache), "PYTHONPATH": str(repository)}
+    racers = [
+        subprocess.Popen(
+            [sys.executable, "-c", RACER],
+            env=environ,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    for racer in racers:
+        assert racer.stdout is not None
+        assert racer.stdout.readline() == "writing\n"
+    paths = {racer.communicate("go\n")[0].strip() for racer in racers}
+    assert [racer.returncode for racer in racers] == [0, 0]
+    (path,) = paths
+    assert_sound(Path(path))
+    assert list(cache.iterdir()) == [Path(path)]
+
+
+KILLED = f"""
+import os, signal
+from unet.frames import cache_drive, fingerprint_drive
+def progress(done, total):
+    if done == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+cache_drive({SIZE}, {COUNT}, 0, fingerprint_drive(0), progress)
+"""
+
+
+def test_what_a_killed_writer_leaves_does_no_harm(cache: Path, repository: Path) -> None:
+    with child(KILLED, cache, repository) as process:
+        assert process.wait() == -signal.SIGKILL
+    (partial,) = cache.iterdir()
+    path = render()
+    assert path != partial
+    assert_sound(path)
+
+
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt, RuntimeError])
+def test_an_interrupted_writer_cleans_up(cache: Path, interruption: type[BaseException]) -> None:
+    def progress(done: int, total: int) -> None:
+        raise interruption
+
+    with pytest.raises(interruption):
+        cache_drive(SIZE, COUNT, 0, fingerprint_drive(0), progress)
+    assert list(cache.iterdir()) == []
+
+
+def test_a_cache_that_cannot_be_written_is_told_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("precious")
+    folder = tmp_path / "file" / "cache"
+    monkeypatch.setenv("UNET_BENCH_CACHE", str(folder))
+    with pytest.raises(ValueError, match="Not a directory") as caught:
+        render()
+    assert str(folder) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+FULL = f"""
+import resource
+from unet.frames import cache_drive, fingerprint_drive
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    cache_drive({SIZE}, {COUNT}, 0, fingerprint_drive(0), lambda done, total: None)
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_a_cache_without_room_is_told_and_left_empty(cache: Path, repository: Path) -> None:
+    with child(FULL, cache, repository) as process:
+        message = process.communicate()[0]
+    assert message == f"frame cache {cache}: File too large\n"
+    assert list(cache.iterdir()) == []
+
+
+def test_the_cache_is_where_the_user_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("UNET_BENCH_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / "unet-bench"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert cache_folder() == Path("/home/somebody/.cache/unet-bench")
+    monkeypatch.setenv("UNET_BENCH_CACHE", "/elsewhere")
+    assert cache_folder() == Path("/elsewhere")
