@@ -43,8 +43,10 @@ def parse_bytes(text: str) -> int:
     return int(size)
 
 
-def format_gib(size_bytes: float) -> str:
-    """Bytes as GiB, for messages."""
+def format_bytes(size_bytes: float) -> str:
+    """Bytes as GiB, or as MiB where that reads better, for messages."""
+    if size_bytes < GIB:
+        return f"{size_bytes / 2**20:.3g} MiB"
     return f"{size_bytes / GIB:.3g} GiB"
 
 
@@ -127,8 +129,8 @@ class CpuBudget:
         now = read_proc_status()
         if budget_bytes <= now["RssAnon"]:
             raise ValueError(
-                f"budget {format_gib(budget_bytes)}: a trial's process needs "
-                f"{format_gib(now['RssAnon'])} before it trains"
+                f"budget {format_bytes(budget_bytes)}: a trial's process needs "
+                f"{format_bytes(now['RssAnon'])} before it trains"
             )
         limit = budget_bytes + now["VmData"] - now["RssAnon"]
         # Only the soft limit, so that it can be lifted again.
@@ -186,8 +188,8 @@ class CudaBudget:
         cap = budget_bytes - (context_bytes or 0)
         if cap <= 0:
             raise ValueError(
-                f"budget {format_gib(budget_bytes)}: the CUDA context alone takes "
-                f"{format_gib(context_bytes or 0)}"
+                f"budget {format_bytes(budget_bytes)}: the CUDA context alone takes "
+                f"{format_bytes(context_bytes or 0)}"
             )
         torch.cuda.set_per_process_memory_fraction(min(1.0, cap / total_bytes), self.device)
         self.limits: dict[str, int | str | None] = {

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 from rich.console import Console
 
 from bench import journal, spec, sweep
-from bench.budget import DEFAULT_BUDGET_BYTES, format_gib
+from bench.budget import DEFAULT_BUDGET_BYTES, format_bytes
 from bench.display import BarDisplay, LineDisplay
 from bench.trial import Status
 
@@ -107,7 +107,7 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
     command.add_argument("--batch-size", metavar="N", required=True)
     _add_values(command)
     _add_running(command)
-    command.add_argument("--json", action="store_true", help="the row as JSON")
+    command.add_argument("--json", action="store_true", help="the table as JSON")
 
     command = add("report", _report, "Print the table of a folder")
     command.add_argument("folder", type=Path, metavar="DIR", help="what a sweep has written")
@@ -142,7 +142,7 @@ def _add_values(command: Parser) -> None:
 
 
 def _add_running(command: Parser) -> None:
-    command.add_argument("--out", type=Path, metavar="DIR", help="folder to write or to go on in")
+    command.add_argument("--out", metavar="DIR", help="folder to write or to go on in")
     command.add_argument(
         "--timeout",
         metavar="SECONDS",
@@ -225,12 +225,12 @@ def _measure(
     """Runs the sweep, then prints and writes its tables."""
     as_json = getattr(options, "json", False)
     console = Output(stderr=as_json)
-    folder = options.out
-    if folder is None:
-        if options.retry:
-            raise ValueError("--retry: expected --out with the folder of an earlier sweep")
-        now = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
-        folder = Path("results", "local", f"{now}_{name}")
+    if options.out == "":
+        raise ValueError("--out '': expected a folder")
+    if options.retry and options.out is None:
+        raise ValueError("--retry: expected --out with the folder of an earlier sweep")
+    now = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
+    folder = Path(options.out or f"results/local/{now}_{name}")
     plan = sweep.Plan(
         spec=asked,
         folder=folder,
@@ -305,7 +305,7 @@ def _plan(options: argparse.Namespace) -> int:
     _line(
         console,
         f"{len(trials)} trials of {asked.workload.name} on {asked.one('device')} within "
-        f"{format_gib(budget_bytes)}, {asked.one('samples')} samples each; {settings}",
+        f"{format_bytes(budget_bytes)}, {asked.one('samples')} samples each; {settings}",
     )
     return 0
 

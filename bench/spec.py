@@ -10,7 +10,7 @@ import itertools
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +153,7 @@ def load(source: str | None, overrides: Mapping[str, Sequence[str]]) -> SweepSpe
     for name, value in content.items():
         _known(name, names, str(path))
         values[name] = value if isinstance(value, list) else [value]
-    try:
+    try:  # before the overrides, so that a mistake in the file is told as the file's
         _build(path.stem, entry, workload, values)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
@@ -288,8 +288,3 @@ def _unique(items: Iterable[Any]) -> list[Any]:
 def _check_device(device: str) -> None:
     if not re.fullmatch(r"auto|cpu|cuda(:(0|[1-9][0-9]?))?", device):
         raise ValueError(f"device {device!r}: {suggest(device, ('auto', 'cpu', 'cuda', 'cuda:N'))}")
-
-
-def single(spec: SweepSpec, variant: str) -> SweepSpec:
-    """The same sweep with one variant only."""
-    return replace(spec, variants=(spec.workload.parse_variant(variant),))

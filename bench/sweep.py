@@ -1,12 +1,13 @@
 """The parent: which trials are to run, in which order, and where their rows go."""
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from bench import journal as journals
-from bench.budget import DEFAULT_BUDGET_BYTES, format_gib
+from bench.budget import DEFAULT_BUDGET_BYTES, format_bytes
 from bench.environment import describe_host
 from bench.journal import Journal, Row, check_comparable
 from bench.runner import Runner, StopRequest
@@ -154,8 +155,12 @@ def _experiment(trial: Trial) -> tuple[Any, ...]:
 
 
 def _earlier_rows(folder: Path) -> list[Row]:
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"--out {folder}: expected a folder, this is a file")
+    """What is in the folder already; tells at once if nothing could be written there."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise ValueError(f"--out {folder}: expected a folder, {there} is a file")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ValueError(f"--out {folder}: {there} cannot be written")
     return journals.read(folder) if (folder / journals.FILE_NAME).exists() else []
 
 
@@ -176,7 +181,7 @@ def _budget(
     if asked is not None:
         if asked > free_bytes:
             raise ValueError(
-                f"budget {format_gib(asked)}: {device} has {format_gib(free_bytes)} free"
+                f"budget {format_bytes(asked)}: {device} has {format_bytes(free_bytes)} free"
             )
         return asked
     if earlier:
@@ -184,7 +189,7 @@ def _budget(
     if free_bytes >= DEFAULT_BUDGET_BYTES:
         return DEFAULT_BUDGET_BYTES
     budget = free_bytes // BUDGET_STEP_BYTES * BUDGET_STEP_BYTES
-    observer.note(f"Budget {format_gib(budget)}: {device} has {format_gib(free_bytes)} free.")
+    observer.note(f"Budget {format_bytes(budget)}: {device} has {format_bytes(free_bytes)} free.")
     return budget
 
 

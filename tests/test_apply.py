@@ -408,3 +408,18 @@ def test_autocast_and_scaler_do_nothing_for_fp32(precision: Precision) -> None:
     expected = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
     assert computed_in == expected[precision]
     assert grad_scaler(variant, CPU).is_enabled() == (precision is Precision.FP16)
+
+
+@pytest.mark.parametrize("memory_format", list(MemoryFormat))
+@pytest.mark.parametrize("channels", [slice(0, 1), slice(1, 3)])
+def test_a_slice_of_channels_becomes_a_dense_input(
+    memory_format: MemoryFormat, channels: slice
+) -> None:
+    batch = to_input(torch.zeros(2, 3, 4, 4)[:, channels], Variant(memory_format=memory_format))
+    wanted = torch.empty(
+        batch.shape,
+        memory_format=torch.channels_last
+        if memory_format is MemoryFormat.CHANNELS_LAST
+        else torch.contiguous_format,
+    )
+    assert batch.stride() == wanted.stride()

@@ -433,16 +433,16 @@ def test_a_file_that_cannot_be_read_is_told_by_name(refuses: Refuses, tmp_path: 
 
 def test_an_out_folder_that_is_a_file_is_left_alone(refuses: Refuses, tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("precious")
-    assert "--out taken: expected a folder, this is a file" in refuses(["sweep", "--out", "taken"])
+    assert "--out taken: expected a folder, taken is a file" in refuses(["sweep", "--out", "taken"])
     assert (tmp_path / "taken").read_text() == "precious"
 
 
 @pytest.mark.parametrize(
     ("more", "expected"),
     [
-        ("--out taken/below", "--out taken/below: Not a directory"),
+        ("--out taken/below", "is a file"),
         ("--out results --device cuda:99", "--device cuda:99: "),
-        ("--out results --budget 1MiB", "budget 0.000977 GiB: a trial's process needs "),
+        ("--out results --budget 1MiB", "budget 1 MiB: a trial's process needs "),
         ("--out results --budget 999999GiB", "GiB: cpu has "),
     ],
 )

@@ -109,9 +109,11 @@ def to_input(batch: Tensor, variant: Variant) -> Tensor:
     """Puts a batch of images, (N, C, H, W), into the variant's memory format.
 
     With one channel both formats describe the same bytes, so that `contiguous()` leaves the strides
-    alone and the first convolution takes them for NCHW; only `to` sets them.
+    alone and the first convolution takes them for NCHW; only `to` sets them. In turn `to` takes a
+    slice of channels for contiguous and leaves it a view; only `contiguous()` makes it dense.
     """
-    return batch.to(memory_format=_MEMORY_FORMAT[variant.memory_format])
+    memory_format = _MEMORY_FORMAT[variant.memory_format]
+    return batch.to(memory_format=memory_format).contiguous(memory_format=memory_format)
 
 
 def autocast(variant: Variant, device: torch.device) -> torch.autocast:

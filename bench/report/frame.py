@@ -82,6 +82,11 @@ def cell_frame(rows: Sequence[Row]) -> pd.DataFrame:
     )
     for cell in cells:
         cell.update(_speedups(cell, cells))
+        cell["fastest"] = cell["rounds_ok"] > 0 and cell["images_per_s"] == max(
+            other["images_per_s"]
+            for other in cells
+            if other["rounds_ok"] and other["settings"] == cell["settings"]
+        )
     frame = pd.DataFrame(cells)
     numbers = [*_MEDIAN, "speedup", "speedup_vs_seed"]
     return frame.astype(dict.fromkeys(numbers, float) | {"seed_batch_size": "Int64"})

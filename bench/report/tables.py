@@ -113,20 +113,6 @@ def _records(frame: pd.DataFrame) -> list[Record]:
     return cast("list[Record]", frame.to_dict("records"))
 
 
-def fastest(cells: list[Record]) -> Record | None:
-    """The cell with the highest rate; `None` if nothing was measured."""
-    measured = [cell for cell in cells if cell["rounds_ok"]]
-    return max(measured, key=lambda cell: cell["images_per_s"], default=None)
-
-
-def _winners(cells: list[Record]) -> list[Record | None]:
-    return [fastest(group) for _, group in _by_settings(cells)]
-
-
-def _is_in(cell: Record, others: list[Record | None]) -> bool:
-    return any(cell is other for other in others)
-
-
 def to_rich(frame: pd.DataFrame, width: int | None) -> Table:
     """For a terminal; the fastest row is bold.
 
@@ -136,7 +122,7 @@ def to_rich(frame: pd.DataFrame, width: int | None) -> Table:
             table. `None` keeps all.
     """
     cells = _records(frame)
-    columns, best = _columns(cells), _winners(cells)
+    columns = _columns(cells)
     widths = {
         title: max(map(len, (title, *texts))) + 3  # padding and rule
         for title, texts in columns.items()
@@ -152,21 +138,21 @@ def to_rich(frame: pd.DataFrame, width: int | None) -> Table:
         table.add_column(title, justify="left" if title in _LEFT else "right", no_wrap=True)
     for place, cell in enumerate(cells):
         shown = [columns[title][place] for title in widths]
-        table.add_row(*shown, style="bold green" if _is_in(cell, best) else None)
+        table.add_row(*shown, style="bold green" if cell["fastest"] else None)
     return table
 
 
 def to_markdown(frame: pd.DataFrame) -> str:
     """The table, the verdict and the notes, in Markdown; the fastest row is bold."""
     cells = _records(frame)
-    columns, best = _columns(cells), _winners(cells)
+    columns = _columns(cells)
     lines = [
         "| " + " | ".join(columns) + " |",
         "|" + "|".join(":--" if title in _LEFT else "--:" for title in columns) + "|",
     ]
     for place, cell in enumerate(cells):
         texts = [column[place] for column in columns.values()]
-        shown = [f"**{text}**" for text in texts] if _is_in(cell, best) else texts
+        shown = [f"**{text}**" for text in texts] if cell["fastest"] else texts
         lines.append("| " + " | ".join(shown) + " |")
     return "\n".join([*lines, "", verdict(frame), "", *(f"- {note}" for note in notes(frame)), ""])
 
@@ -188,8 +174,12 @@ def verdict(frame: pd.DataFrame) -> str:
     return " ".join(_verdict(words, group) for words, group in groups)
 
 
+def _fastest(cells: list[Record]) -> Record | None:
+    return next((cell for cell in cells if cell["fastest"]), None)
+
+
 def _verdict(words: str, cells: list[Record]) -> str:
-    cell = fastest(cells)
+    cell = _fastest(cells)
     where = f"at {words}" if words else "here"
     if cell is None:
         return f"Nothing was measured {where}: no row ended well."
@@ -221,7 +211,7 @@ def notes(frame: pd.DataFrame) -> list[str]:
         f"{first['budget_gib']:g} GiB, {first['samples']} training samples a row.",
     ]
     for words, group in _by_settings(cells):
-        if (good := fastest(group)) is not None:
+        if (good := _fastest(group)) is not None:
             where = f" at {words}" if words else ""
             found.append(
                 f"MSE without a network{where}: {good['mean_color_mse']:.1f} for the training "
