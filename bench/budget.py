@@ -13,6 +13,8 @@ import resource
 from pathlib import Path
 from typing import Protocol
 
+from bench.monitor import nvml_process_bytes, read_proc_status
+
 GIB = 2**30
 DEFAULT_BUDGET_BYTES = 8 * GIB
 
@@ -98,20 +100,6 @@ def enforce(device: str, budget_bytes: int) -> MemoryBudget:
     if device == "cpu":
         return CpuBudget(budget_bytes)
     return CudaBudget(device, budget_bytes)
-
-
-def read_proc_status(pid: int | str = "self") -> dict[str, int]:
-    """The kernel's memory figures of a process in bytes, by the kernel's names (`RssAnon`, ...).
-
-    See proc_pid_status(5). Raises `OSError` when there is no such process.
-    """
-    figures = {}
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        name, _, value = line.partition(":")
-        number, _, unit = value.strip().partition(" ")
-        if unit == "kB":
-            figures[name] = int(number) * 1024
-    return figures
 
 
 class CpuBudget:
@@ -208,8 +196,6 @@ class CudaBudget:
             used_bytes: All memory in use on the card, by whomever.
         """
         import torch
-
-        from bench.monitor import nvml_process_bytes
 
         reserved = torch.cuda.memory_reserved(self.device)
         uuid = str(torch.cuda.get_device_properties(self.device).uuid)

@@ -12,8 +12,6 @@ from typing import Any
 
 import pynvml
 
-from bench.budget import read_proc_status
-
 Sample = dict[str, float | str | None]
 
 INTERVAL_S = 0.25
@@ -56,6 +54,20 @@ class Monitor:
             "rss_anon_bytes": rss_anon,
         }
         return sample | self._gpu.sample() if self._gpu else sample
+
+
+def read_proc_status(pid: int | str = "self") -> dict[str, int]:
+    """The kernel's memory figures of a process in bytes, by the kernel's names (`RssAnon`, ...).
+
+    See proc_pid_status(5). Raises `OSError` when there is no such process.
+    """
+    figures = {}
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        name, _, value = line.partition(":")
+        number, _, unit = value.strip().partition(" ")
+        if unit == "kB":
+            figures[name] = int(number) * 1024
+    return figures
 
 
 def _tree(pid: int) -> Iterator[int]:

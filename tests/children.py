@@ -90,7 +90,8 @@ def fill_memory(request: dict[str, Any], pipe: IO[bytes]) -> None:
     """Allocates in steps of 16 MiB until that fails, then lifts the budget and goes on."""
     import torch
 
-    from bench.budget import enforce, is_out_of_memory, read_proc_status
+    from bench.budget import enforce, is_out_of_memory
+    from bench.monitor import read_proc_status
 
     budget = enforce("cpu", request["budget_bytes"])
     tensors = []
@@ -113,7 +114,8 @@ def watch_peaks(request: dict[str, Any], pipe: IO[bytes]) -> None:
     import numpy as np
     import torch
 
-    from bench.budget import enforce, read_proc_status
+    from bench.budget import enforce
+    from bench.monitor import read_proc_status
 
     budget = enforce("cpu", request["budget_bytes"])
     start = budget.peak()["peak_bytes"]
