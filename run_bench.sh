@@ -32,11 +32,14 @@ find_python() {
 
 install() { # $1: what to install, "." or ".[dev]"
     local python hash quiet=()
-    if [ ! -x "$venv/bin/python" ] || ! new_enough "$venv/bin/python"; then
+    # pip comes last: without it, the environment was not made to its end.
+    if [ ! -e "$venv/bin/pip" ] || ! new_enough "$venv/bin/python"; then
         python=$(find_python)
         printf 'Making %s\n' "$venv" >&2
-        "$python" -m venv --clear "$venv" ||
+        if ! "$python" -m venv --clear "$venv"; then
+            rm -rf "$venv"
             fail "$python cannot make a virtual environment (on Debian: apt install python3-venv)"
+        fi
     fi
     hash=$("$venv/bin/python" -c \
         'import hashlib, sys; print(hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest())' \

@@ -13,10 +13,13 @@ import resource
 from pathlib import Path
 from typing import Protocol
 
-from bench.monitor import nvml_process_bytes, read_proc_status
+from bench.monitor import nvml_free_bytes, nvml_process_bytes, read_proc_status
 
 GIB = 2**30
 DEFAULT_BUDGET_BYTES = 8 * GIB
+
+BUDGET_STEP_BYTES = 2**28
+"""A default budget below 8 GiB is rounded down to this, so that resuming finds the same one."""
 
 _UNITS = {"b": 1, "kib": 2**10, "mib": 2**20, "gib": GIB, "kb": 10**3, "mb": 10**6, "gb": 10**9}
 
@@ -91,15 +94,20 @@ class MemoryBudget(Protocol):
         ...
 
 
-def enforce(device: str, budget_bytes: int) -> MemoryBudget:
+def enforce(device: str, budget_bytes: int, gpu_uuid: str | None = None) -> MemoryBudget:
     """Puts this process under the budget.
+
+    Args:
+        device: `cpu` or `cuda:N`.
+        budget_bytes: What the process may use, its baseline or CUDA context included.
+        gpu_uuid: NVML's name of a CUDA device.
 
     Raises:
         ValueError: The process needs more than that before it has done anything.
     """
     if device == "cpu":
         return CpuBudget(budget_bytes)
-    return CudaBudget(device, budget_bytes)
+    return CudaBudget(device, budget_bytes, gpu_uuid or "")
 
 
 class CpuBudget:
@@ -121,8 +129,11 @@ class CpuBudget:
                 f"{format_bytes(now['RssAnon'])} before it trains"
             )
         limit = budget_bytes + now["VmData"] - now["RssAnon"]
+        _, self._hard = resource.getrlimit(resource.RLIMIT_DATA)
+        if self._hard != resource.RLIM_INFINITY:
+            limit = min(limit, self._hard)
         # Only the soft limit, so that it can be lifted again.
-        resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.RLIM_INFINITY))
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, self._hard))
         self.limits: dict[str, int | str | None] = {
             "mode": "native",
             "budget_bytes": budget_bytes,
@@ -155,24 +166,32 @@ class CpuBudget:
 
     def lift(self) -> None:
         """Takes the limit off."""
-        resource.setrlimit(resource.RLIMIT_DATA, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        resource.setrlimit(resource.RLIMIT_DATA, (self._hard, self._hard))
 
 
 class CudaBudget:
     """Caps torch's caching allocator at the budget less the CUDA context.
 
     The allocator's cap does not count the context (pytorch#58466), so the context is measured
-    and taken off. A capped big card is an emulation of a small one and is labelled so.
+    and taken off. A capped big card is an emulation of a small one and is recorded as such.
     """
 
-    def __init__(self, device: str, budget_bytes: int) -> None:
+    def __init__(self, device: str, budget_bytes: int, gpu_uuid: str) -> None:
         import torch
 
         self.device = torch.device(device)
+        self._gpu_uuid = gpu_uuid
+        free_before = nvml_free_bytes(gpu_uuid)
         torch.cuda.set_device(self.device)
         torch.empty(1, device=self.device)  # makes the context
-        free_bytes, total_bytes = torch.cuda.mem_get_info(self.device)
-        context_bytes, source = self._context_bytes(total_bytes - free_bytes)
+        reserved = torch.cuda.memory_reserved(self.device)
+        free_now, total_bytes = torch.cuda.mem_get_info(self.device)
+        context_bytes: int | None = None
+        source = "not readable"
+        if (own := nvml_process_bytes(gpu_uuid, os.getpid())) is not None:
+            context_bytes, source = max(0, own - reserved), "nvml process memory"
+        elif free_before is not None:
+            context_bytes, source = max(0, free_before - free_now - reserved), "nvml free memory"
         cap = budget_bytes - (context_bytes or 0)
         if cap <= 0:
             raise ValueError(
@@ -180,30 +199,16 @@ class CudaBudget:
                 f"{format_bytes(context_bytes or 0)}"
             )
         torch.cuda.set_per_process_memory_fraction(min(1.0, cap / total_bytes), self.device)
+        at_start = free_before or free_now + reserved + (context_bytes or 0)
         self.limits: dict[str, int | str | None] = {
-            "mode": "native" if budget_bytes >= total_bytes else "emulated",
+            # Native where the budget is all that this card had to give.
+            "mode": "native" if budget_bytes > at_start - BUDGET_STEP_BYTES else "emulated",
             "budget_bytes": budget_bytes,
             "cap_bytes": min(cap, total_bytes),
             "context_bytes": context_bytes,
             "context_source": source,
             "card_bytes": total_bytes,
         }
-
-    def _context_bytes(self, used_bytes: int) -> tuple[int | None, str]:
-        """The context's size and how it was found.
-
-        Args:
-            used_bytes: All memory in use on the card, by whomever.
-        """
-        import torch
-
-        reserved = torch.cuda.memory_reserved(self.device)
-        uuid = str(torch.cuda.get_device_properties(self.device).uuid)
-        own = nvml_process_bytes(uuid, os.getpid())
-        if own is not None:
-            return max(0, own - reserved), "nvml process memory"
-        # An upper bound: it counts other processes, and the trial then gets less, never more.
-        return max(0, used_bytes - reserved), "all memory in use on the card"
 
     def reset_peak(self) -> None:
         """Starts a new peak of the allocator."""
@@ -212,7 +217,11 @@ class CudaBudget:
         torch.cuda.reset_peak_memory_stats(self.device)
 
     def peak(self) -> dict[str, int | None]:
-        """Peaks of allocated and reserved memory since the reset, and allocation retries."""
+        """Peaks of allocated and reserved memory since the reset, and allocation retries.
+
+        Beside them what NVML accounts to the process now, its context and the kernels it has
+        loaded included.
+        """
         import torch
 
         stats = torch.cuda.memory_stats(self.device)
@@ -220,6 +229,7 @@ class CudaBudget:
             "peak_bytes": stats["allocated_bytes.all.peak"],
             "peak_reserved_bytes": stats["reserved_bytes.all.peak"],
             "alloc_retries": stats["num_alloc_retries"],
+            "process_bytes": nvml_process_bytes(self._gpu_uuid, os.getpid()),
         }
 
     def lift(self) -> None:

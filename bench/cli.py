@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -29,11 +30,11 @@ FORMATS = ("table", "md", "csv", "json")
 
 
 class Output(Console):
-    """Leaves it to `main` what a closed pipe means; rich would exit with 1."""
+    """A console whose reader may go away: a sweep is not ended by `| head`, as rich would."""
 
-    def on_broken_pipe(self) -> NoReturn:
+    def on_broken_pipe(self) -> None:
         """See the class."""
-        raise BrokenPipeError
+        _discard_output()
 
 
 class Parser(argparse.ArgumentParser):
@@ -47,6 +48,7 @@ class Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a command and exits: 0 fine, 1 failed, 2 the caller's mistake, 130 interrupted."""
     errors = Output(stderr=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     try:
         options = _parse(list(sys.argv[1:] if arguments is None else arguments))
         code = options.run(options)
@@ -55,12 +57,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         errors.print(f"unet-bench: {error}", markup=False, highlight=False, soft_wrap=True)
         code = EXIT_MISTAKE
     except KeyboardInterrupt:
-        errors.print("unet-bench: interrupted before a trial ran")
+        errors.print("unet-bench: interrupted")
         code = EXIT_INTERRUPTED
     except BrokenPipeError:  # the reader of a pipe has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         code = 0
+    except OSError as error:  # no permission, no space: the machine's answer to what was asked
+        where = f"{error.filename}: " if error.filename else ""
+        errors.print(f"unet-bench: {where}{error.strerror}", markup=False, soft_wrap=True)
+        code = EXIT_MISTAKE
     sys.exit(code)
+
+
+def _discard_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
@@ -244,7 +254,7 @@ def _measure(
     if rows:
         _show(console, folder, rows, as_json=as_json)
     if not complete:
-        console.print(f"Interrupted. To go on: the same command with --out {folder}", style="bold")
+        _line(console, f"Interrupted. To go on: the same command with --out {folder}", "bold")
     return rows, 0 if complete else EXIT_INTERRUPTED
 
 

@@ -34,7 +34,7 @@ class BarDisplay:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -62,12 +62,12 @@ class BarDisplay:
 
     def note(self, text: str) -> None:
         """See `bench.sweep.Observer`."""
-        self._console.print(text)
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def begin(self, total: int, done: int) -> None:
         """See `bench.sweep.Observer`."""
         if done:
-            self._console.print(f"{done} of {total} trials are done already.")
+            self.note(f"{done} of {total} trials are done already.")
         self._progress.reset(self._task, description="starting", total=total, completed=done)
 
     def trial(self, trial: Trial) -> None:
@@ -82,7 +82,7 @@ class BarDisplay:
 
     def row(self, row: Row) -> None:
         """See `bench.sweep.Observer`."""
-        self._console.print(summary(row), highlight=False)
+        self._console.print(summary(row), markup=False, highlight=False, soft_wrap=True)
         self._progress.update(self._task, advance=1)
 
 

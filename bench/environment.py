@@ -1,5 +1,6 @@
 """What this machine is, and what of it decides whether two rows may be compared."""
 
+import contextlib
 import os
 import platform
 import shlex
@@ -57,17 +58,22 @@ def describe_device(device: str) -> dict[str, Any]:
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
 
     Returns:
-        What a row records, and `device` (the one to use) and `free_bytes` (what is free there).
+        What a row records, and `device` (the one to use), `free_bytes` (what is free there) and
+        `note` (something worth telling, or `None`).
 
     Raises:
         ValueError: The device is not there.
     """
     import torch  # the parent, which imports this module too, stays without it
 
+    note = None
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+        if device == "cpu" and _driver() is not None:
+            note = f"Measuring on CPU: torch {torch.__version__} {_why_no_cuda()}."
     found: dict[str, Any] = {
         "device": device,
+        "note": note,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "triton": _version("triton"),
@@ -80,7 +86,7 @@ def describe_device(device: str) -> dict[str, Any]:
     if device == "cpu":
         return found | {
             "device_name": _cpu_model(),
-            "free_bytes": psutil.virtual_memory().available,
+            "free_bytes": _free_memory_bytes(),
             "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         }
     if not torch.cuda.is_available():
@@ -93,6 +99,8 @@ def describe_device(device: str) -> dict[str, Any]:
         )
     properties = torch.cuda.get_device_properties(index)
     return found | {
+        # With its number: torch's memory calls want it, and `cuda` and `cuda:0` are one card.
+        "device": f"cuda:{index}",
         "device_name": properties.name,
         "device_memory_bytes": properties.total_memory,
         "compute_capability": f"{properties.major}.{properties.minor}",
@@ -109,7 +117,25 @@ def cpus_allowed() -> int:
     return len(os.sched_getaffinity(0))
 
 
+def _free_memory_bytes() -> int:
+    """What this process may still take: of the machine's memory, and of its container's."""
+    free = psutil.virtual_memory().available
+    for limit, usage in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        with contextlib.suppress(OSError, ValueError):  # no such group, or no limit ("max")
+            group = Path("/sys/fs/cgroup")
+            left = int((group / limit).read_text()) - int((group / usage).read_text())
+            free = min(free, left)
+    return free
+
+
 def _why_no_cuda() -> str:
+    import torch
+
+    if torch.version.cuda is None:
+        return "is a build without CUDA"
     driver = _driver()
     if driver is None:
         return "finds no CUDA device here, and neither does NVML"

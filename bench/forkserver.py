@@ -4,8 +4,9 @@ A plain new process spends seconds importing torch. The server imports once and 
 trial, which has the isolation of a process of its own. It is executed anew for every round, so
 that address layout and hash seed vary between rounds.
 
-Nothing outlives its parent: the kernel kills the server when the parent dies and the child when
-the server dies, however they die.
+Nothing outlives its parent, however that ends: when the parent is gone the server ends the child
+and all that the child has started; when the server is gone the kernel kills the child, and the
+parent the rest.
 """
 
 import contextlib
@@ -13,6 +14,7 @@ import ctypes
 import importlib
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -24,13 +26,25 @@ from typing import IO, Any
 from bench.workload import load_object
 
 _MESSAGE_BYTES = 1 << 16
+_FAREWELL_S = 2.0
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
+class ServerGoneError(Exception):
+    """The process that trials are forked from has ended unexpectedly."""
+
+    def __init__(self) -> None:
+        super().__init__("the process that starts trials has ended unexpectedly")
+
+
 def _die_with_parent(parent: int) -> None:
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    _on_parent_death(signal.SIGKILL)
     if os.getppid() != parent:  # it died before the call above
         os._exit(1)
+
+
+def _on_parent_death(number: int) -> None:
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, number)
 
 
 @dataclass
@@ -41,11 +55,13 @@ class Child:
         pid: Its process id, which is also its process group's.
         events: The reading end of its event pipe, non-blocking, binary.
         log: What it wrote to standard output and error.
+        exit_code: As in `subprocess`, once it is known: a negative one is the signal's number.
     """
 
     pid: int
     events: IO[bytes]
     log: IO[bytes]
+    exit_code: int | None = None
 
     def kill(self) -> None:
         """Kills the child and whatever it started."""
@@ -80,6 +96,27 @@ class ForkServer:
                 start_new_session=True,  # Ctrl-C in the terminal is the parent's to handle
                 env=environ,
             )
+        self._ready = False
+
+    def wait_until_ready(self, stop_fd: int, timeout_s: float) -> bool:
+        """Waits until all is imported.
+
+        Args:
+            stop_fd: Gives up when there is something to read here.
+            timeout_s: Gives up after so many seconds.
+
+        Raises:
+            ServerGoneError: It will never be ready.
+        """
+        poll = select.poll()
+        poll.register(self.socket, select.POLLIN)
+        poll.register(stop_fd, select.POLLIN)
+        while not self._ready:
+            ready = {fd for fd, _ in poll.poll(timeout_s * 1000)}
+            if self.socket.fileno() not in ready:
+                return False
+            self._ready = "ready" in self.reply()
+        return True
 
     def fork(self, entry: str, request: dict[str, Any], log: IO[bytes]) -> Child:
         """Runs `entry(request, events)` in a new process.
@@ -90,38 +127,48 @@ class ForkServer:
             log: An open file for the child's standard output and error.
 
         Raises:
-            RuntimeError: The server is gone.
+            ServerGoneError: There is no server to do it.
         """
         read_fd, write_fd = os.pipe()
         message = json.dumps({"entry": entry, "request": request}).encode()
         try:
             socket.send_fds(self.socket, [message], [write_fd, log.fileno()])
-            reply = self.reply()
-        except OSError:
-            reply = None
+            if not self._ready:
+                self._ready = "ready" in self.reply()
+            pid = self.reply()["pid"]
+        except (OSError, ServerGoneError):
+            os.close(read_fd)
+            raise ServerGoneError from None
         finally:
             os.close(write_fd)
-        if reply is None:
-            os.close(read_fd)
-            raise RuntimeError("the process that starts trials has ended unexpectedly")
         os.set_blocking(read_fd, False)
-        return Child(reply["pid"], os.fdopen(read_fd, "rb", buffering=0), log)
+        return Child(pid, os.fdopen(read_fd, "rb", buffering=0), log)
 
-    def reply(self) -> dict[str, Any] | None:
-        """The server's next message; `None` when the server is gone. Blocks.
+    def reply(self) -> dict[str, Any]:
+        """The server's next message. Blocks.
 
-        After `fork`, the message `{"exit_code": n}` comes when the child has ended: as in
-        `subprocess`, a negative code is the signal that killed it.
+        After `fork`, `{"exit_code": n}` comes when the child has ended.
+
+        Raises:
+            ServerGoneError: None will come.
         """
-        data = self.socket.recv(_MESSAGE_BYTES)
-        return json.loads(data) if data else None
+        try:
+            data = self.socket.recv(_MESSAGE_BYTES)
+        except ConnectionResetError:
+            data = b""
+        if not data:
+            raise ServerGoneError
+        reply: dict[str, Any] = json.loads(data)
+        return reply
 
     def close(self) -> None:
-        """Ends the server, and a child that should still run."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        """Ends the server, and a child that should still run with all that it has started."""
         self.socket.close()
+        try:
+            self._process.wait(timeout=_FAREWELL_S)
+        except subprocess.TimeoutExpired:  # it is still importing
+            self._process.kill()
+            self._process.wait()
 
 
 def _serve(connection: socket.socket) -> None:
@@ -140,8 +187,22 @@ def _serve(connection: socket.socket) -> None:
         with contextlib.suppress(PermissionError, ProcessLookupError):
             os.setpgid(pid, pid)  # here and in the child: whoever comes first
         connection.send(json.dumps({"pid": pid}).encode())
-        _, status = os.waitpid(pid, 0)
-        connection.send(json.dumps({"exit_code": os.waitstatus_to_exitcode(status)}).encode())
+        connection.send(json.dumps({"exit_code": _wait(pid, connection)}).encode())
+
+
+def _wait(pid: int, connection: socket.socket) -> int:
+    """Waits until the child has ended or the parent is gone, and ends what the child has left."""
+    child = os.pidfd_open(pid)
+    poll = select.poll()
+    poll.register(child, select.POLLIN)
+    poll.register(connection, select.POLLIN)  # the parent says nothing now, so this is its end
+    poll.poll()
+    os.close(child)
+    # Before it is reaped: until then no other process can have its number.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+    _, status = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(status)
 
 
 def _run_child(message: dict[str, Any], events_fd: int, log_fd: int) -> None:
@@ -168,7 +229,9 @@ def _main() -> None:
     for module in preload:
         with contextlib.suppress(ImportError):  # the child imports again, and its row tells
             importlib.import_module(module)
-    with socket.socket(fileno=int(fd)) as connection:
+    with socket.socket(fileno=int(fd)) as connection, contextlib.suppress(BrokenPipeError):
+        connection.send(json.dumps({"ready": True}).encode())
+        _on_parent_death(0)  # from here on the connection tells, and the child is ended first
         _serve(connection)
 
 

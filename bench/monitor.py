@@ -1,6 +1,6 @@
 """Samples a running trial from outside: the trial's process does nothing for it.
 
-Each sample is cheap (below a millisecond), and the parent sleeps between two.
+The parent sleeps between two samples.
 """
 
 import contextlib
@@ -107,6 +107,10 @@ class NvmlDevice:
             ),
         }
 
+    def free_bytes(self) -> int:
+        """Memory that nobody uses."""
+        return int(pynvml.nvmlDeviceGetMemoryInfo(self._handle).free)
+
     def process_bytes(self, pid: int) -> int | None:
         """Memory that NVML accounts to a process, its context included."""
         processes = _read(lambda: pynvml.nvmlDeviceGetComputeRunningProcesses(self._handle))
@@ -132,5 +136,13 @@ def nvml_process_bytes(uuid: str, pid: int) -> int | None:
     """Device memory of one process; `None` where it is not readable (as in most containers)."""
     try:
         return NvmlDevice(uuid).process_bytes(pid)
+    except pynvml.NVMLError:
+        return None
+
+
+def nvml_free_bytes(uuid: str) -> int | None:
+    """Free memory of a GPU; `None` where it is not readable. Makes no CUDA context."""
+    try:
+        return NvmlDevice(uuid).free_bytes()
     except pynvml.NVMLError:
         return None

@@ -13,7 +13,7 @@ from types import FrameType
 from typing import IO, Any
 
 from bench.budget import says_out_of_memory
-from bench.forkserver import Child, ForkServer
+from bench.forkserver import Child, ForkServer, ServerGoneError
 from bench.monitor import INTERVAL_S, Monitor
 from bench.trial import Status, Trial, TrialResult
 
@@ -102,13 +102,14 @@ class Runner:
             ValueError: The answer is an error, or there was none.
         """
         try:
+            server = self._running_server()
             with tempfile.TemporaryFile() as log, self._fork(entry, request, log) as child:
-                self._wait_for_exit()
+                child.exit_code = server.reply()["exit_code"]
                 answer = next(EventReader(child.events).read(), None)
                 if answer is None:
                     raise ValueError(f"the trial's process does not start: {child.log_tail()}")
-        except RuntimeError as error:  # the server is gone; the next question gets another
-            self.new_round()
+        except ServerGoneError as error:
+            self.new_round()  # the next question gets another server
             raise ValueError(str(error)) from None
         if "error" in answer:
             raise ValueError(answer["error"])
@@ -138,18 +139,27 @@ class Runner:
             "task": self._task,
             "train_size": train_size,
             "handle": handle,
+            "gpu_uuid": gpu_uuid,
         }
         started_at = datetime.now(UTC).isoformat(timespec="seconds")
         requested_s = time.monotonic()
-        with tempfile.TemporaryFile() as log:
-            try:
-                with self._fork("bench.worker:run", request, log) as child:
-                    watch = _Watch(child, gpu_uuid, on_phase)
-                    killed = self._watch(watch, requested_s + self._timeout_s, stop)
-                    result = watch.result or self._ended_early(killed, watch)
-            except RuntimeError as error:  # the server is gone; the next trial gets another
+        watch = _Watch(gpu_uuid, on_phase)
+        ended: Status | None
+        try:
+            if not self._running_server().wait_until_ready(stop.fd, self._timeout_s):
                 self.new_round()
-                return TrialResult(Status.CRASH, str(error), started_at=started_at)
+                ended = Status.INTERRUPTED if stop.requested else Status.TIMEOUT
+            else:
+                with (
+                    tempfile.TemporaryFile() as log,
+                    self._fork("bench.worker:run", request, log) as child,
+                ):
+                    ended = self._watch(child, watch, stop)
+                    watch.log = child.log_tail()
+            result = watch.result or self._ended_early(ended, watch)
+        except ServerGoneError as error:
+            self.new_round()  # the next trial gets another server
+            result = TrialResult(Status.CRASH, str(error))
         result.started_at = started_at
         result.duration_s = time.monotonic() - requested_s
         result.phase = watch.phase
@@ -160,89 +170,89 @@ class Runner:
             result.start_s = watch.phase_at_s["starting"] - requested_s
         return result
 
-    @contextlib.contextmanager
-    def _fork(self, entry: str, request: dict[str, Any], log: IO[bytes]) -> Iterator[Child]:
+    def _running_server(self) -> ForkServer:
         if self._server is None:
             module = self._task.partition(":")[0]
             self._server = ForkServer(preload=("bench.worker", module))
-        child = self._server.fork(entry, request, log)
+        return self._server
+
+    @contextlib.contextmanager
+    def _fork(self, entry: str, request: dict[str, Any], log: IO[bytes]) -> Iterator[Child]:
+        child = self._running_server().fork(entry, request, log)
         try:
             yield child
         finally:
-            child.kill()  # also what the child may have started
             child.events.close()
+            if child.exit_code is None:  # left in a hurry: the server still owes its exit code
+                child.kill()
+                self.new_round()
 
-    def _wait_for_exit(self) -> int:
-        reply = self._server.reply() if self._server else None
-        if reply is None:
-            raise RuntimeError("the process that starts trials has ended unexpectedly")
-        return int(reply["exit_code"])
-
-    def _watch(self, watch: "_Watch", deadline_s: float, stop: StopRequest) -> Status | None:
+    def _watch(self, child: Child, watch: "_Watch", stop: StopRequest) -> Status | None:
         """Sleeps until something happens, and samples at intervals, until the child has ended.
 
         Returns:
             Why the child was killed; `None` if it ended by itself.
         """
-        assert self._server is not None  # noqa: S101 (it has just forked the child)
-        events_fd, server_fd = watch.child.events.fileno(), self._server.socket.fileno()
+        server = self._running_server()
+        monitor, reader = Monitor(child.pid, watch.gpu_uuid), EventReader(child.events)
+        deadline_s = time.monotonic() + self._timeout_s
+        events_fd, server_fd = child.events.fileno(), server.socket.fileno()
         poll = select.poll()
         for fd in (events_fd, server_fd, stop.fd):
             poll.register(fd, select.POLLIN)
         killed = None
         sample_at_s = time.monotonic()
-        while watch.exit_code is None:
+        while child.exit_code is None:
             wait_s = max(0.0, min(deadline_s, sample_at_s) - time.monotonic())
             ready = {fd for fd, _ in poll.poll(wait_s * 1000)}
             now_s = time.monotonic()
             if events_fd in ready:
-                watch.read(now_s)
-                if watch.reader.ended:
+                watch.read(reader, now_s, monitor)
+                if reader.ended:
                     poll.unregister(events_fd)
             if server_fd in ready:
-                watch.exit_code = self._wait_for_exit()
+                child.exit_code = int(server.reply()["exit_code"])
             if not killed and (stop.fd in ready or now_s >= deadline_s):
                 killed = Status.INTERRUPTED if stop.requested else Status.TIMEOUT
-                watch.child.kill()
+                child.kill()
                 deadline_s = float("inf")
                 poll.unregister(stop.fd)
             if now_s >= sample_at_s:
-                watch.sample()
+                watch.samples.append(monitor.sample(watch.phase))
                 sample_at_s = now_s + INTERVAL_S
-        watch.read(time.monotonic())
+        watch.read(reader, time.monotonic(), monitor)
+        watch.exit_code = child.exit_code
         return killed
 
-    def _ended_early(self, killed: Status | None, watch: "_Watch") -> TrialResult:
+    def _ended_early(self, ended: Status | None, watch: "_Watch") -> TrialResult:
         """The result of a process that ended without giving one."""
-        if killed is Status.TIMEOUT:
-            return TrialResult(killed, f"killed after {self._timeout_s:g} s")
-        if killed:
-            return TrialResult(killed, "stopped by the user")
+        if ended is Status.TIMEOUT:
+            return TrialResult(ended, f"killed after {self._timeout_s:g} s")
+        if ended:
+            return TrialResult(ended, "stopped by the user")
         code = watch.exit_code or 0
         reason = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        log = watch.child.log_tail()
         # Some libraries abort when memory runs out, and say so last.
-        status = Status.OOM if says_out_of_memory(log) else Status.CRASH
-        return TrialResult(status, reason, detail=log or None)
+        status = Status.OOM if says_out_of_memory(watch.log) else Status.CRASH
+        return TrialResult(status, reason, detail=watch.log or None)
 
 
 class _Watch:
     """What the parent has seen of a running trial."""
 
-    def __init__(self, child: Child, gpu_uuid: str | None, on_phase: OnPhase) -> None:
-        self.child = child
-        self.reader = EventReader(child.events)
+    def __init__(self, gpu_uuid: str | None, on_phase: OnPhase) -> None:
+        self.gpu_uuid = gpu_uuid
         self.exit_code: int | None = None
+        self.log = ""
         self.result: TrialResult | None = None
         self.phase: str | None = None
         self.phase_at_s: dict[str, float] = {}
         self.parent_phase_at_s: dict[str, float] = {}
         self.samples: list[dict[str, float | str | None]] = []
-        self._monitor = Monitor(child.pid, gpu_uuid)
         self._on_phase = on_phase
 
-    def read(self, now_s: float) -> None:
-        for event in self.reader.read():
+    def read(self, reader: EventReader, now_s: float, monitor: Monitor) -> None:
+        for event in reader.read():
             if event["event"] == "result":
                 self.result = TrialResult(**event["result"])
                 self.result.status = Status(self.result.status)
@@ -250,8 +260,6 @@ class _Watch:
                 self.phase = event["phase"]
                 self.phase_at_s[event["phase"]] = event["at_s"]
                 self.parent_phase_at_s[event["phase"]] = now_s
-                self.sample()  # so that the samples of a phase cover it from end to end
+                # So that the samples of a phase cover it from end to end.
+                self.samples.append(monitor.sample(self.phase))
                 self._on_phase(event["phase"])
-
-    def sample(self) -> None:
-        self.samples.append(self._monitor.sample(self.phase))

@@ -7,16 +7,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from bench import journal as journals
-from bench.budget import DEFAULT_BUDGET_BYTES, format_bytes
+from bench.budget import BUDGET_STEP_BYTES, DEFAULT_BUDGET_BYTES, format_bytes
 from bench.environment import describe_host
 from bench.journal import Journal, Row, check_comparable
+from bench.monitor import nvml_free_bytes
 from bench.runner import Runner, StopRequest
 from bench.spec import SweepSpec
 from bench.trial import Scalar, Status, Trial, TrialResult
 from bench.workload import Data
-
-BUDGET_STEP_BYTES = 2**28
-"""A default budget below 8 GiB is rounded down to this, so that resuming finds the same one."""
 
 DEFAULT_TIMEOUT_S = 1800.0
 
@@ -83,9 +81,17 @@ def run(plan: Plan, observer: Observer) -> bool:
         environment = describe_host(list(plan.command))
         found = runner.ask("bench.worker:probe", {"device": spec.one("device")})["environment"]
         device, free_bytes = found.pop("device"), found.pop("free_bytes")
+        if note := found.pop("note"):
+            observer.note(note)
         environment |= found
+        gpu_uuid = environment["gpu_uuid"]
+        if gpu_uuid:  # asked from here, where no CUDA context takes its share
+            free_bytes = nvml_free_bytes(gpu_uuid) or free_bytes
         budget_bytes = _budget(spec, earlier, device, free_bytes, observer)
-        runner.ask("bench.worker:check_budget", {"device": device, "budget_bytes": budget_bytes})
+        runner.ask(
+            "bench.worker:check_budget",
+            {"device": device, "gpu_uuid": gpu_uuid, "budget_bytes": budget_bytes},
+        )
         trials = spec.trials(device, budget_bytes)
         data = _prepare(spec, observer)
         workload = {
@@ -93,17 +99,18 @@ def run(plan: Plan, observer: Observer) -> bool:
             "plain": spec.workload.variant_name(
                 {axis: values[0] for axis, values in spec.workload.axes.items()}
             ),
+            "baselines": dict(spec.workload.baselines),
         }
 
         def row_of(trial: Trial, result: TrialResult) -> Row:
             provenance = dict(_data_of(trial, data).provenance)
             return Row(trial, workload, provenance, environment, result)
 
-        if earlier:
-            where = str(plan.folder / journals.FILE_NAME)
-            check_comparable(earlier[0], row_of(trials[0], TrialResult(Status.OK)), where)
         with Journal(plan.folder) as journal, StopRequest() as stop:
-            to_do = [trial for trial in trials if _must_run(trial, journal, plan.retry)]
+            for row in list(journal.rows.values())[:1]:  # all others are like it
+                new = row_of(trials[0], TrialResult(Status.OK))
+                check_comparable(row, new, str(journal.path))
+            to_do = _to_do(trials, journal, plan.retry)
             observer.begin(len(trials), len(trials) - len(to_do))
             stale = {trial.key for trial in to_do}
             round_ = to_do[0].round if to_do else 0
@@ -114,21 +121,27 @@ def run(plan: Plan, observer: Observer) -> bool:
                     runner.new_round()
                     round_ = trial.round
                 observer.trial(trial)
-                again = _status(trial, journal) is Status.IMPLIED_OOM
-                known = (row for key, row in journal.rows.items() if key not in stale)
-                result = None if again else implied_oom(trial, known)
+                known = [row for key, row in journal.rows.items() if key not in stale]
+                before = journal.rows.get(trial.key)
+                forced = before is not None and before.result.status in (
+                    plan.retry & {Status.IMPLIED_OOM}
+                )
+                result = None if forced else implied_oom(trial, known)
                 if result is None:
                     ready = _data_of(trial, data)
                     result = runner.run(
                         trial,
                         ready.train_size,
                         dict(ready.handle),
-                        environment["gpu_uuid"],
+                        gpu_uuid,
                         stop,
                         observer.phase,
                     )
-                row = row_of(trial, result)
-                journal.append(row)
+                if before is not None and before.result.implied_by == result.implied_by is not None:
+                    row = before  # its ground was tried again, and stands
+                else:
+                    row = row_of(trial, result)
+                    journal.append(row)
                 stale.discard(trial.key)
                 observer.row(row)
         return not stop.requested
@@ -164,14 +177,19 @@ def _earlier_rows(folder: Path) -> list[Row]:
     return journals.read(folder) if (folder / journals.FILE_NAME).exists() else []
 
 
-def _must_run(trial: Trial, journal: Journal, retry: frozenset[Status]) -> bool:
-    status = _status(trial, journal)
-    return status is None or status is Status.INTERRUPTED or status in retry
+def _to_do(trials: list[Trial], journal: Journal, retry: frozenset[Status]) -> list[Trial]:
+    """The trials that are missing, interrupted, to be tried again, or implied by one that is."""
+    status = {key: row.result.status for key, row in journal.rows.items()}
+    again = {None, Status.INTERRUPTED, *retry}
+    missing = {trial.key for trial in trials if status.get(trial.key) in again}
 
+    def groundless(trial: Trial) -> bool:
+        if status.get(trial.key) is not Status.IMPLIED_OOM:
+            return False
+        ground = journal.rows[trial.key].result.implied_by
+        return ground in missing or status.get(ground or "") is not Status.OOM
 
-def _status(trial: Trial, journal: Journal) -> Status | None:
-    row = journal.rows.get(trial.key)
-    return row.result.status if row else None
+    return [trial for trial in trials if trial.key in missing or groundless(trial)]
 
 
 def _budget(

@@ -92,7 +92,7 @@ class Events:
 
     def send(self, event: dict[str, Any]) -> None:
         """Sends one event, whole."""
-        line = memoryview(json.dumps(event).encode() + b"\n")
+        line = memoryview(json.dumps(event, default=str).encode() + b"\n")
         while line:
             line = line[self._pipe.write(line) :]
 
@@ -115,12 +115,12 @@ def check_budget(request: dict[str, Any], pipe: IO[bytes]) -> None:
     """Tells the parent whether a trial's process fits the budget at all.
 
     Args:
-        request: `device` and `budget_bytes`.
+        request: `device`, `gpu_uuid` and `budget_bytes`.
         pipe: Gets `{}` or `{"error": ...}`.
     """
     events = Events(pipe)
     try:
-        memory_budget.enforce(request["device"], request["budget_bytes"])
+        memory_budget.enforce(request["device"], request["budget_bytes"], request["gpu_uuid"])
         events.send({})
     except ValueError as error:
         events.send({"error": str(error)})
@@ -130,15 +130,32 @@ def run(request: dict[str, Any], pipe: IO[bytes]) -> None:
     """Runs one trial and sends its result.
 
     Args:
-        request: `trial`, `task` (as `module:attribute`), `train_size` and `handle` of the data.
+        request: `trial`, `task` (as `module:attribute`), `train_size` and `handle` of the data,
+            and `gpu_uuid`.
         pipe: Gets the events.
     """
     events = Events(pipe)
     events.begin("starting")
     trial = Trial.from_json(request["trial"])
     result = TrialResult(Status.OK)
-    budget = memory_budget.enforce(trial.device, trial.budget_bytes)
-    result.memory.update(budget.limits)
+    try:
+        budget = memory_budget.enforce(trial.device, trial.budget_bytes, request["gpu_uuid"])
+    except ValueError as error:  # the device has filled up since the sweep began
+        result.status, result.reason = Status.OOM, str(error)
+    else:
+        result.memory.update(budget.limits)
+        _attempt(request, trial, budget, events, result)
+    events.send({"event": "result", "result": vars(result)})
+
+
+def _attempt(
+    request: dict[str, Any],
+    trial: Trial,
+    budget: memory_budget.MemoryBudget,
+    events: Events,
+    result: TrialResult,
+) -> None:
+    """Runs the trial and makes a status of whatever happens."""
     try:
         factory: TaskFactory = load_object(request["task"])
         if reason := factory.unsupported(trial.axes, trial.device):
@@ -151,7 +168,6 @@ def run(request: dict[str, Any], pipe: IO[bytes]) -> None:
         result.status = Status.OOM if oom else Status.CRASH
         result.reason = _one_line(error)
         result.detail = traceback.format_exc()
-    events.send({"event": "result", "result": vars(result)})
 
 
 def _train(

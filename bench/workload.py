@@ -65,6 +65,14 @@ class Workload(Protocol):
         """The settings that decide what is learnt from: one value each in a sweep."""
         ...
 
+    @property
+    def baselines(self) -> Mapping[str, str]:
+        """What needs no training, to be compared with `final_mse`; may be empty.
+
+        A quality figure of `Task.evaluate` -> what it is, in words. The first is the one to beat.
+        """
+        ...
+
     def variant_name(self, axes: Mapping[str, str]) -> str:
         """The name of a variant, derived from its axes."""
         ...

@@ -153,8 +153,8 @@ def fill_cuda(request: dict[str, Any], pipe: IO[bytes]) -> None:
     tensors = []
     try:
         for _ in range(10_000):
-            block = torch.ones(16 * MIB, dtype=torch.uint8, device="cuda:0")
-            tensors.append(block)
+            # Without a name, which would keep the last one alive.
+            tensors.append(torch.ones(16 * MIB, dtype=torch.uint8, device="cuda:0"))  # noqa: PERF401
     except RuntimeError as error:
         out_of_memory = is_out_of_memory(error)
         peaks = budget.peak()

@@ -177,8 +177,8 @@ class Recorder:
         server = next(p for p in psutil.Process().children() if "bench.forkserver" in p.cmdline())
         if name == "building":
             self.servers.append((self.under_way, server.pid))
-        if self.on_phase:
-            self.on_phase(self.under_way, name, *server.children())
+        if self.on_phase and (children := server.children()):  # the last phase may be over
+            self.on_phase(self.under_way, name, *children)
 
     def row(self, row: Row) -> None:
         self.rows.append(row)

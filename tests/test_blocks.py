@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from unet.blocks import UPSAMPLINGS, ConvBlock, DownBlock, UpBlock
+from unet.blocks import ConvBlock, DownBlock, UpBlock
+from unet.shape import UPSAMPLINGS
 
 HALVES = [torch.float16, torch.bfloat16]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bench import cli, spec, sweep
-from bench.journal import read
+from bench.journal import FILE_NAME, read
 from bench.trial import Status, Trial
 from unet.workload import COLORIZATION
 
@@ -360,3 +360,40 @@ def test_a_short_trial_runs_on_cuda(
     assert all(len(step) == 4 and min(step) > 0 for step in row.result.step_phase_s)
     assert None not in row.result.losses
     assert {sample["phase"] for sample in row.result.monitor} >= {"measuring", "training"}
+
+
+def test_a_closed_pipe_does_not_end_a_sweep(tmp_path: Path, repository: Path) -> None:
+    file = tmp_path / "toy.toml"
+    file.write_text(
+        'workload = "tests.toy:TOY"\nvariants = ["none", "none+sweet"]\nbatch_size = [2, 4]\n'
+        "samples = 200\nsleep_ms = 5\n"
+    )
+    done = subprocess.run(  # noqa: S602 (the pipe is what is tested)
+        f"{sys.executable} -m bench sweep {file} --out {tmp_path / 'out'} | head -1",
+        shell=True,
+        cwd=repository,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr == ""
+    assert len((tmp_path / "out" / FILE_NAME).read_text().splitlines()) == 4
+    assert (tmp_path / "out" / "table.md").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_a_folder_that_may_not_be_read_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    (closed / FILE_NAME).touch()
+    os.seteuid(65534)
+    try:
+        for command in (["report", str(closed)], ["sweep", "--out", str(closed)]):
+            with pytest.raises(SystemExit) as ended:
+                cli.main(command)
+            assert ended.value.code == 2
+            assert len(capsys.readouterr().err.splitlines()) == 1
+    finally:
+        os.seteuid(0)

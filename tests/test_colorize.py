@@ -12,6 +12,7 @@ from torch import nn
 from bench.trial import Scalar, Trial
 from bench.worker import sample_batches
 from kernels.lab import lab_to_rgb
+from unet import colorize
 from unet.colorize import AB_SCALE, L_CENTER, L_SCALE, Batch, ColorizationTask, learning_rate
 from unet.frames import FrameSet
 from unet.workload import COLORIZATION, split
@@ -37,15 +38,27 @@ def frames() -> np.ndarray:
     return found
 
 
-def task(variant: str = "fp32", batch_size: int = BATCH_SIZE, seed: int = 0) -> ColorizationTask:
+def task(
+    variant: str = "fp32", batch_size: int = BATCH_SIZE, seed: int = 0, device: str = "cpu"
+) -> ColorizationTask:
     torch.manual_seed(seed)
     return ColorizationTask(
         axes=COLORIZATION.parse_variant(variant),
         settings=SETTINGS,
         batch_size=batch_size,
         handle=data().handle,
-        device="cpu",
+        device=device,
     )
+
+
+@pytest.fixture
+def as_on_cuda(monkeypatch: pytest.MonkeyPatch) -> ColorizationTask:
+    """A task of fp16 for a GPU, with its tensors left on the CPU."""
+    monkeypatch.setattr(colorize, "apply_variant", lambda model, variant, device: model)
+    monkeypatch.setattr(
+        colorize, "grad_scaler", lambda variant, device: torch.amp.GradScaler("cpu")
+    )
+    return task("fp16", device="cuda")
 
 
 def train(working: ColorizationTask, samples: int = SAMPLES, seed: int = 0) -> list[float]:
@@ -255,7 +268,63 @@ def test_only_fp16_scales_its_gradients(variant: str) -> None:
     assert task(variant).scaler.get_scale() == 1
 
 
+# On a GPU, the host never waits for the device within a step.
+
+
+def test_for_a_gpu_a_step_of_fp16_is_skipped_without_asking_the_device(
+    as_on_cuda: ColorizationTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: torch.Tensor) -> float:
+        raise AssertionError("the device was asked")
+
+    working = as_on_cuda
+    monkeypatch.setattr(torch.Tensor, "item", refuse)
+    weight = head(working).weight
+    before = weight.detach().clone()
+    for gradient, moves in ((float("inf"), False), (1.0, True)):
+        working.backward(weight.sum())
+        assert weight.grad is not None
+        weight.grad.mul_(gradient)
+        working.optimize(0.0)
+        assert torch.equal(weight, before) is not moves
+
+
+def test_for_a_gpu_batches_are_pinned_before_they_are_copied(
+    as_on_cuda: ColorizationTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pin(self: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError("pinned")
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    with pytest.raises(NotImplementedError, match="pinned"):
+        as_on_cuda.load(np.arange(4))
+    assert task().load(np.arange(4)).ab.shape == (4, 2, 16, 16)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("variant", ["fp32", "fp16", "bf16+channels_last"])
+def test_on_a_gpu_nothing_in_a_step_synchronizes(variant: str) -> None:
+    working = task(variant, device="cuda")
+
+    def step() -> None:
+        working.backward(working.forward(working.load(np.arange(4))))
+        working.optimize(0.0)
+
+    step()  # the first one may: it sets things up
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert working.facts["fused"]
+
+
 # What is recorded.
+
+
+def test_whether_the_optimizer_is_fused_is_recorded(as_on_cuda: ColorizationTask) -> None:
+    assert as_on_cuda.facts["fused"] is as_on_cuda.optimizer.defaults["fused"] is True
+    assert task().facts["fused"] is False
 
 
 def test_the_precision_flags_in_force_are_recorded() -> None:

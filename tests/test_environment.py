@@ -1,10 +1,12 @@
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from bench import environment
 from bench.environment import COMPARABLE, cpus_allowed, describe_device, describe_host
 from tests.harness import REPOSITORY
 
@@ -38,7 +40,7 @@ def test_the_commit_is_this_checkout_s() -> None:
 
 
 def test_auto_is_the_best_device_there_is() -> None:
-    expected = "cuda" if torch.cuda.is_available() else "cpu"
+    expected = "cuda:0" if torch.cuda.is_available() else "cpu"
     assert describe_device("auto")["device"] == expected
 
 
@@ -50,6 +52,28 @@ def test_cuda_that_is_not_there_is_refused_in_one_line(device: str) -> None:
     ) as e:
         describe_device(device)
     assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("asked", ["auto", "cuda", "cuda:0"])
+def test_a_cuda_device_is_named_with_its_number(
+    asked: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch's memory calls refuse `cuda` alone."""
+    card = SimpleNamespace(name="a card", total_memory=8, major=8, minor=6, uuid="0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: card)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (4, 8))
+    assert describe_device(asked)["device"] == "cuda:0"
+
+
+def test_a_gpu_that_torch_cannot_use_is_not_passed_over_in_silence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(environment, "_driver", lambda: "470.1")
+    assert "driver 470.1" in describe_device("auto")["note"]
+    assert describe_device("cpu")["note"] is None
 
 
 @pytest.mark.gpu

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from bench.forkserver import ForkServer
+from bench.forkserver import ForkServer, ServerGoneError
 from bench.runner import EventReader
 from tests.harness import REPOSITORY, events_of, run_child, wait_until_dead
 
@@ -126,18 +126,17 @@ def test_kill_ends_a_child_and_what_it_started(server: ForkServer) -> None:
 def test_close_ends_the_server_and_a_running_child(server: ForkServer) -> None:
     child, helper = start_sleeping(server)
     server.close()
-    wait_until_dead(server_pid(server), child)
-    os.kill(helper, signal.SIGKILL)  # its child's to end: a runner kills the child first
+    wait_until_dead(server_pid(server), child, helper)
 
 
 def test_a_server_that_is_killed_takes_its_child_along_and_says_so(server: ForkServer) -> None:
     child, helper = start_sleeping(server)
     os.kill(server_pid(server), signal.SIGKILL)
     wait_until_dead(child)
-    os.kill(helper, signal.SIGKILL)
+    os.kill(helper, signal.SIGKILL)  # a runner does so
     with (
         tempfile.TemporaryFile() as log,
-        pytest.raises(RuntimeError, match=r"^the process that starts trials has ended"),
+        pytest.raises(ServerGoneError, match=r"^the process that starts trials has ended"),
     ):
         server.fork("tests.children:answer", {}, log)
 
@@ -163,8 +162,7 @@ def test_a_parent_that_is_killed_leaves_no_process(number: signal.Signals) -> No
         server, child, helper = map(int, parent.stdout.readline().split())
         parent.send_signal(number)
         assert parent.wait() == -number
-    wait_until_dead(server, child)
-    os.kill(helper, signal.SIGKILL)
+    wait_until_dead(server, child, helper)
 
 
 def test_ctrl_c_in_the_terminal_does_not_reach_the_server(server: ForkServer) -> None:

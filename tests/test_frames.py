@@ -1,7 +1,10 @@
 import os
+import shutil
 import signal
+import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +136,25 @@ def test_another_renderer_has_another_fingerprint(
     assert_sound(other)
 
 
+@pytest.mark.parametrize("source", ["drive.py", "scenery.py"])
+def test_a_change_too_fine_for_the_probes_has_another_fingerprint(
+    tmp_path: Path, repository: Path, source: str
+) -> None:
+    shutil.copytree(repository / "unet", tmp_path / "unet")
+    code = "from unet.frames import fingerprint_drive; print(fingerprint_drive(0))"
+
+    def fingerprint() -> str:
+        command = [sys.executable, "-c", code]  # which imports from where it runs
+        return subprocess.run(
+            command, cwd=tmp_path, check=True, capture_output=True, text=True
+        ).stdout.strip()
+
+    assert fingerprint() == fingerprint_drive(0)
+    with (tmp_path / "unet" / source).open("a") as file:
+        file.write("# draws the probes as before\n")
+    assert fingerprint() != fingerprint_drive(0)
+
+
 def test_the_fingerprint_is_the_same_in_every_process(cache: Path, repository: Path) -> None:
     code = "from unet.frames import fingerprint_drive; print(fingerprint_drive(3))"
     with child(code, cache, repository) as process:
@@ -176,6 +198,33 @@ def test_two_processes_at_once_make_one_sound_file(cache: Path, repository: Path
     assert list(cache.iterdir()) == [Path(path)]
 
 
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o002])
+def test_the_cache_file_is_open_to_whom_the_umask_says(cache: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        path = render()
+        assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask
+        assert os.umask(umask) == umask  # looked at, and left as it was
+    finally:
+        os.umask(before)
+
+
+def test_writers_of_one_pid_in_two_containers_do_not_meet(cache: Path) -> None:
+    def progress(done: int, total: int) -> None:
+        if done == 3 and len(partials) < 2:
+            partials.extend(cache.glob("*.partial"))
+            if len(partials) == 1:
+                paths.append(cache_drive(SIZE, COUNT, 0, fingerprint_drive(0), progress))
+
+    partials: list[Path] = []
+    paths: list[Path] = []
+    paths.append(cache_drive(SIZE, COUNT, 0, fingerprint_drive(0), progress))
+    assert len(set(partials)) == 2
+    assert paths[0] == paths[1]
+    assert_sound(paths[0])
+    assert list(cache.iterdir()) == [paths[0]]
+
+
 KILLED = f"""
 import os, signal
 from unet.frames import cache_drive, fingerprint_drive
@@ -193,6 +242,16 @@ def test_what_a_killed_writer_leaves_does_no_harm(cache: Path, repository: Path)
     path = render()
     assert path != partial
     assert_sound(path)
+
+
+def test_what_a_killed_writer_left_days_ago_is_removed_and_nothing_else(cache: Path) -> None:
+    cache.mkdir()
+    old, young, other = (cache / name for name in ("a.partial", "b.partial", "c.npy"))
+    for path, hours in ((old, 25), (young, 23), (other, 25)):
+        path.touch()
+        os.utime(path, (0, time.time() - 3600 * hours))
+    path = render()
+    assert set(cache.iterdir()) == {young, other, path}
 
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, RuntimeError])

@@ -73,5 +73,5 @@ def test_a_process_that_is_gone_is_no_error(server: ForkServer) -> None:
 def test_a_gpu_that_nvml_does_not_find_is_not_reported_as_idle(server: ForkServer) -> None:
     with burning(server, grandchild=False) as (pid, _):
         sample = Monitor(pid, "00000000-0000-0000-0000-000000000000").sample(None)
-    assert not sample.get("gpu_percent")
+    assert sample.get("gpu_percent") is None
     assert sample["cpu_s"]

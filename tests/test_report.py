@@ -2,6 +2,7 @@ import csv
 import io
 import json
 import math
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,10 +14,14 @@ import pytest
 from rich.console import Console
 
 from bench import cli, sweep
-from bench.journal import FILE_NAME, Row
+from bench.journal import FILE_NAME, Row, read
+from bench.report import frame as frame_module
 from bench.report.frame import cell_frame, reproduce, trial_frame
 from bench.report.tables import notes, to_csv, to_json, to_markdown, to_rich, verdict
 from bench.trial import Scalar, Status, Trial, TrialResult
+from tests.harness import Recorder, toy_plan
+from tests.toy import TOY as TOY_WORKLOAD
+from unet.workload import COLORIZATION
 
 GIB = 2**30
 BUDGET = 8 * GIB
@@ -90,6 +95,7 @@ def measured(rate: float = 8.0, batch_size: int = 4, **more: Any) -> TrialResult
         "start_s": 0.05,
         "duration_s": 20.0,
         "phase_at_s": {"measuring": 100.0, "training": 100.0 + 3 * batch_size / rate},
+        "parent_phase_at_s": {"measuring": 100.5, "training": 104.0},
         "step_phase_s": [
             [0.100, 0.200, 0.300, 0.400],
             [9.0, 9.0, 9.0, 9.0],
@@ -118,10 +124,14 @@ def failed(status: Status, reason: str = "for a reason") -> TrialResult:
     return TrialResult(status, reason)
 
 
+WORKLOAD_BASELINES = {"mean_color_mse": "mean colour", "grey_mse": "grey"}
+WORKLOAD = {"name": "colorization", "plain": "fp32", "baselines": WORKLOAD_BASELINES}
+
+
 def row(asked: Trial, result: TrialResult, **environment: Any) -> Row:
     return Row(
         asked,
-        {"name": "colorization", "plain": "fp32"},
+        WORKLOAD,
         {"fingerprint": "f"},
         ENVIRONMENT | environment,
         result,
@@ -188,9 +198,24 @@ def test_memory_on_cpu_counts_processes_the_trial_has_started() -> None:
     assert cell["budget_percent"] == pytest.approx(50.0)
 
 
+@pytest.mark.parametrize(("wall_s", "readable"), [(0.09, False), (0.11, True)])
+def test_utilization_on_cpu_needs_ten_clock_ticks(wall_s: float, readable: bool) -> None:
+    samples = [
+        sample("measuring", 100.0, 10.0, 1.5),
+        sample("training", 100.0 + wall_s, 10.0 + wall_s, 1.5),
+    ]
+    result = measured(monitor=samples)
+    assert absent(one(result)["utilization_percent"]) != readable
+    (text,) = texts(row(trial(), result))
+    assert text["util %"] == ("25" if readable else "not readable")
+
+
 CUDA = {
+    "mode": "emulated",
+    "card_bytes": int(79.1 * GIB),
     "peak_bytes": 2 * GIB,
     "peak_reserved_bytes": 3 * GIB,
+    "process_bytes": 4 * GIB,
     "context_bytes": GIB // 2,
     "first_step_peak_bytes": 5 * GIB,
 }
@@ -199,7 +224,9 @@ CUDA = {
 def gpu_samples(*percents: float | None) -> list[dict[str, Any]]:
     return [
         sample("warming_up", 99.0, 0.0, 1.0, gpu_percent=1.0),
-        *(sample("measuring", 100.0, 0.0, 1.0, gpu_percent=percent) for percent in percents),
+        sample("measuring", 100.5, 0.0, 1.0, gpu_percent=3.0),
+        sample("measuring", 101.4, 0.0, 1.0, gpu_percent=4.0),
+        *(sample("measuring", 101.5, 0.0, 1.0, gpu_percent=percent) for percent in percents),
         sample("training", 104.0, 0.0, 1.0, gpu_percent=2.0),
     ]
 
@@ -209,9 +236,42 @@ def test_memory_on_cuda_is_the_allocators_and_its_share_the_whole_processs() -> 
     assert cell["peak_memory_gib"] == pytest.approx(2.0)
     assert cell["budget_percent"] == pytest.approx(100 * 3.5 / 8)
     assert cell["first_step_peak_memory_gib"] == pytest.approx(5.0)
+    assert cell["peak_reserved_gib"] == pytest.approx(3.0)
+    assert cell["process_gib"] == pytest.approx(4.0)
 
 
-def test_utilization_on_cuda_is_the_mean_of_nvmls_in_the_window() -> None:
+def test_process_memory_that_is_not_readable_is_absent() -> None:
+    memory = {name: size for name, size in CUDA.items() if name != "process_bytes"}
+    for known in (memory, memory | {"process_bytes": None}):
+        assert absent(one(measured(memory=known), device="cuda")["process_gib"])
+
+
+def test_memory_of_cuda_is_absent_on_cpu() -> None:
+    cell = one(measured())
+    for name in ("peak_reserved_gib", "process_gib", "card_gib"):
+        assert absent(cell[name])
+
+
+def test_a_bigger_card_that_was_capped_is_told() -> None:
+    rows = [
+        row(trial(device="cuda"), TrialResult(Status.CRASH, "early")),
+        row(trial(device="cuda", round=1), measured(memory=CUDA)),
+        row(trial("bf16", device="cuda"), measured(memory=CUDA)),
+    ]
+    assert [cell["memory_mode"] for cell in cells(*rows)] == ["emulated", "emulated"]
+    told = [note for note in notes_of(rows) if "emulated" in note]
+    assert told == ["Budget emulated: a card of 79.1 GiB capped to 8 GiB."]
+
+
+@pytest.mark.parametrize("memory", [CUDA | {"mode": "native"}, {}], ids=["native", "unknown"])
+def test_a_card_of_the_budgets_size_is_not_called_emulated(memory: dict[str, Any]) -> None:
+    rows = [row(trial(device="cuda"), measured(memory=memory))]
+    (cell,) = cells(*rows)
+    assert absent(cell["memory_mode"]) if not memory else cell["memory_mode"] == "native"
+    assert not any("emulated" in note for note in notes_of(rows))
+
+
+def test_utilization_on_cuda_is_the_mean_of_nvmls_a_second_into_the_window() -> None:
     cell = one(measured(memory=CUDA, monitor=gpu_samples(90.0, None, 80.0)), device="cuda:1")
     assert cell["utilization_percent"] == pytest.approx(85.0)
 
@@ -224,6 +284,11 @@ def texts(*rows: Row) -> list[dict[str, str]]:
         if line.startswith("|")
     ]
     return [dict(zip(head, line, strict=True)) for line in lines]
+
+
+def test_utilization_of_a_window_below_a_second_is_not_readable_on_cuda() -> None:
+    cell = one(measured(memory=CUDA, monitor=gpu_samples()), device="cuda")
+    assert absent(cell["utilization_percent"])
 
 
 def test_what_is_not_readable_is_said_and_never_zero() -> None:
@@ -374,6 +439,53 @@ def test_a_cell_whose_rounds_ended_differently_bears_the_worst_and_the_figures_o
     assert text["images/s"] == "20.0"
 
 
+def test_only_a_cell_all_of_whose_rounds_ended_well_may_be_the_fastest() -> None:
+    rows = [
+        good("fp32", 4, 10.0),
+        good("bf16", 4, 30.0),
+        bad("bf16", 4, Status.CRASH, round=1),
+    ]
+    assert [cell["fastest"] for cell in cells(*rows)] == [True, False]
+    assert verdict(cell_frame(rows)).startswith("Fastest here: fp32 at batch 4")
+    assert verdict(cell_frame(rows[1:])) == (
+        "Nothing is called fastest here: no row ended well in all its rounds."
+    )
+    assert any("MSE without training: 200.0 for" in note for note in notes_of(rows[1:]))
+
+
+def test_commits_of_all_rounds_are_told() -> None:
+    rows = [
+        row(trial(round=0), measured(), commit="def"),
+        row(trial(round=1), measured(), commit="abc"),
+        row(trial(round=2), measured(), commit="def"),
+    ]
+    assert cells(*rows)[0]["commit"] == "def,abc"
+    assert "Rows come from several commits: abc, def." in notes_of(rows)
+    assert not any("commits" in note for note in notes_of(rows[:1]))
+
+
+@pytest.mark.parametrize("dirty", [False, True])
+def test_uncommitted_changes_in_any_round_are_told_once(dirty: bool) -> None:
+    rows = [
+        *(row(trial(name, round=0), measured()) for name in ("fp32", "bf16")),
+        *(row(trial(name, round=1), measured(), dirty=dirty) for name in ("fp32", "bf16")),
+    ]
+    assert [cell["dirty"] for cell in cells(*rows)] == [dirty, dirty]
+    assert notes_of(rows).count("Measured with uncommitted changes.") == int(dirty)
+
+
+def test_rows_from_outside_git_are_no_trouble() -> None:
+    outside = [row(trial(round=number), measured(), commit=None, dirty=None) for number in range(2)]
+    (cell,) = cells(*outside)
+    assert absent(cell["commit"])
+    assert absent(cell["dirty"])
+    assert not any("commit" in note for note in notes_of(outside))
+    mixed = [*outside, row(trial(round=2), measured(), dirty=True)]
+    assert cells(*mixed)[0]["commit"] == "outside git,abc"
+    assert cells(*mixed)[0]["dirty"] is True
+    assert "Rows come from several commits: abc, outside git." in notes_of(mixed)
+
+
 def test_one_round_is_warned_of_and_several_are_not() -> None:
     several = [row(trial(round=number), measured()) for number in range(2)]
     assert any("One round" in note for note in notes_of(several[:1]))
@@ -438,7 +550,7 @@ def test_markdown_and_table_hold_the_same_numbers() -> None:
             assert text["vs seed"] == f"{cell['speedup_vs_seed']:.2f}x"
             assert text["step ms"] == f"{cell['step_ms']:.1f}"
             assert text["MSE"] == f"{cell['final_mse']:.1f}"
-            assert text["vs mean"] == "0.50x"
+            assert text["vs mean colour"] == "0.50x"
             assert text["vs grey"] == "0.25x"
         shown = [word.strip() for word in text.values()]
         assert any("  ".join(line.split()) == "  ".join(" ".join(shown).split()) for line in lines)
@@ -561,10 +673,81 @@ def test_the_verdict_without_a_good_row_says_so() -> None:
 def test_the_notes_name_machine_budget_and_baselines() -> None:
     found = notes_of(MIXED)
     assert "Measured on Some CPU, torch 2.15.0, budget 8 GiB, 1024 training samples a row." in found
-    assert any("200.0 for the training set's mean colour" in note for note in found)
-    assert any("400.0 for grey" in note for note in found)
+    assert "MSE without training: 200.0 for mean colour, 400.0 for grey." in found
     mixed = [*MIXED, row(trial("fp32", 16), measured(), commit="def")]
     assert "Rows come from several commits: abc, def." in notes_of(mixed)
+
+
+# Baselines.
+
+
+def described(baselines: Mapping[str, str] | None, **figures: float) -> list[Row]:
+    """A good and a bad row of a workload with these baselines."""
+    workload = {"name": "w", "plain": "fp32"} | (
+        {} if baselines is None else {"baselines": baselines}
+    )
+    result = measured(quality={"final_mse": 100.0, **figures})
+    found = [row(trial(), result), bad("bf16", 4, Status.OOM)]
+    return [replace(each, workload=workload) for each in found]
+
+
+def test_baselines_are_the_workloads_own() -> None:
+    words = {"last_mse": "yesterday", "zero_mse": "zero", "odd_mse": "a coin"}
+    rows = described(words, last_mse=50.0, zero_mse=0.0, odd_mse=400.0)
+    first, second = texts(*rows)
+    assert list(first)[-5:] == ["MSE", "vs yesterday", "vs zero", "vs a coin", "status"]
+    assert [first["vs yesterday"], first["vs a coin"]] == ["2.00x", "0.25x"]
+    assert first["vs zero"] == "not measured"
+    assert {second["vs yesterday"], second["vs zero"], second["vs a coin"]} == {"-"}
+    assert "MSE without training: 50.0 for yesterday, 0.0 for zero, 400.0 for a coin." in notes_of(
+        rows
+    )
+    assert cells(*rows)[0]["last_mse"] == 50.0
+    assert absent(cells(*rows)[1]["last_mse"])
+
+
+def test_of_several_baselines_the_first_is_left_out_last() -> None:
+    words = {"first_mse": "first", "second_mse": "second", "third_mse": "third"}
+    rows = described(words, first_mse=1.0, second_mse=2.0, third_mse=3.0)
+    text = " ".join(rendered(cell_frame(rows), 60).split())
+    _, _, hidden = text.partition("not shown for lack of width: ")
+    assert hidden.startswith("vs third, vs second, budget %, step ms, util %, vs seed, vs first")
+
+
+@pytest.mark.parametrize("baselines", [None, {}], ids=["a row of old", "none"])
+def test_a_workload_without_baselines_shows_none(baselines: Mapping[str, str] | None) -> None:
+    rows = described(baselines)
+    (text, _) = texts(*rows)
+    assert [title for title in text if title.startswith("vs ")] == ["vs seed"]
+    assert text["MSE"] == "100.0"
+    assert not any("without training" in note for note in notes_of(rows))
+    assert rendered(cell_frame(rows), 40)
+
+
+def test_baselines_that_were_never_measured_have_columns_but_no_note() -> None:
+    rows = [bad("fp32", 4, Status.OOM)]
+    assert texts(*rows)[0]["vs grey"] == "-"
+    assert not any("without training" in note for note in notes_of(rows))
+
+
+def test_baselines_travel_from_the_workload_through_the_journal_to_the_table(
+    tmp_path: Path,
+) -> None:
+    heard = Recorder()
+    assert sweep.run(toy_plan(tmp_path / "out", batch_size=4), heard)
+    (found,) = heard.rows
+    assert found.workload["baselines"] == TOY_WORKLOAD.baselines
+    (text,) = texts(*read(tmp_path / "out"))
+    assert {"vs a good guess", "vs a bad guess"} <= set(text)
+
+
+def test_colorizations_baselines_are_named_in_order() -> None:
+    assert list(COLORIZATION.baselines.items()) == list(WORKLOAD_BASELINES.items())
+
+
+def test_the_report_knows_no_colours() -> None:
+    for path in Path(frame_module.__file__).parent.glob("*.py"):
+        assert not re.search(r"gr[ea]y|mean.colou?r|\bab\b", path.read_text()), path
 
 
 # What cannot be compared.

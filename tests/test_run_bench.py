@@ -10,14 +10,19 @@ from pathlib import Path
 import pytest
 
 # Answers as an interpreter would, makes a "virtual environment" with a copy of itself, and notes
-# installations; `pip` fails while the file `broken` exists.
+# installations. While the file exists: with `broken` pip fails, with `no_ensurepip` making an
+# environment fails before pip is in it, and with `cut_off` everything is killed at that moment.
 STAND_IN = f"""#!/bin/sh
 home={{home}}
 case "$1 $2" in
     "-c import sys; sys.exit"*) exit 0 ;;
     "-c import hashlib"*) shift; exec {sys.executable} -c "$@" ;;
-    "-m venv") mkdir -p "$4/bin"; cp "$0" "$4/bin/python" ;;
-    "-m pip") [ ! -e $home/broken ] || exit 1
+    "-m venv") mkdir -p "$4/bin"; cp "$0" "$4/bin/python"
+        [ ! -e $home/no_ensurepip ] || exit 1
+        [ ! -e $home/cut_off ] || kill -KILL $PPID $$
+        : >"$4/bin/pip" ;;
+    "-m pip") [ -e "${{{{0%/*}}}}/pip" ] || {{{{ echo "No module named pip" >&2; exit 1; }}}}
+        [ ! -e $home/broken ] || exit 1
         for last; do :; done
         echo "$last" >>$home/installs ;;
     *) echo "ran $*" ;;
@@ -40,7 +45,7 @@ def checkout(tmp_path: Path, repository: Path) -> Path:
         shutil.copy(repository / name, checkout)
     programs = tmp_path / "bin"
     programs.mkdir()
-    for name in ("bash", "dirname", "grep", "mkdir", "cp", "mv", "sh"):
+    for name in ("bash", "dirname", "grep", "mkdir", "cp", "mv", "rm", "sh"):
         programs.joinpath(name).symlink_to(str(shutil.which(name)))
     executable(programs / "python3", STAND_IN.format(home=tmp_path))
     return checkout
@@ -98,6 +103,29 @@ def test_a_failed_installation_is_told_and_taken_up_again(checkout: Path) -> Non
     assert "installation failed" in done.stderr
     broken.unlink()
     assert run(checkout, "plan").stdout.strip() == "ran -m bench plan"
+
+
+def test_an_environment_that_cannot_be_made_is_told_and_taken_up_again(checkout: Path) -> None:
+    flaw = checkout.parent / "no_ensurepip"
+    flaw.touch()
+    done = run(checkout, "plan")
+    assert done.returncode == 2
+    assert "cannot make a virtual environment (on Debian: apt install python3-venv)" in done.stderr
+    assert not (checkout / ".venv").exists()
+    flaw.unlink()
+    assert run(checkout, "plan").stdout.strip() == "ran -m bench plan"
+
+
+def test_an_environment_cut_off_in_the_making_is_made_anew_and_then_kept(checkout: Path) -> None:
+    flaw = checkout.parent / "cut_off"
+    flaw.touch()
+    assert run(checkout, "plan").returncode < 0
+    assert (checkout / ".venv" / "bin" / "python").exists()
+    flaw.unlink()
+    done = run(checkout, "plan")
+    assert done.stdout.strip() == "ran -m bench plan"
+    assert "Making " in done.stderr
+    assert run(checkout, "plan").stderr == ""
 
 
 def test_a_missing_or_old_python_is_told(checkout: Path) -> None:

@@ -2,6 +2,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -98,9 +99,9 @@ def test_a_trial_that_takes_too_long_is_killed(
     runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(runner, "none")  # the start of the server shall not count
-    monkeypatch.setattr(runner, "_timeout_s", 0.5)
+    monkeypatch.setattr(runner, "_timeout_s", 3)
     result = run(runner, "hang")
-    assert (result.status, result.reason) == (Status.TIMEOUT, "killed after 0.5 s")
+    assert (result.status, result.reason) == (Status.TIMEOUT, "killed after 3 s")
     assert result.phase == "first_step"
     monkeypatch.undo()
     assert run(runner, "none").status is Status.OK
@@ -183,9 +184,16 @@ def kill_server() -> None:
 def test_questions_are_answered_or_refused_in_one_line(runner: Runner) -> None:
     answer = runner.ask("bench.worker:probe", {"device": "cpu"})
     assert answer["environment"]["device"] == "cpu"
-    assert runner.ask("bench.worker:check_budget", {"device": "cpu", "budget_bytes": 2**30}) == {}
+    assert (
+        runner.ask(
+            "bench.worker:check_budget", {"device": "cpu", "gpu_uuid": None, "budget_bytes": 2**30}
+        )
+        == {}
+    )
     with pytest.raises(ValueError, match=r"^budget .* needs .* before it trains$"):
-        runner.ask("bench.worker:check_budget", {"device": "cpu", "budget_bytes": 2**20})
+        runner.ask(
+            "bench.worker:check_budget", {"device": "cpu", "gpu_uuid": None, "budget_bytes": 2**20}
+        )
     with pytest.raises(ValueError, match=r"^the trial's process does not start: "):
         runner.ask("tests.children:end", {"message": "no"})
 
@@ -208,3 +216,21 @@ def test_a_round_keeps_its_server_and_nothing_is_left_when_it_ends_even_by_an_er
     assert pids[0] == first.pid
     assert servers() == []
     wait_until_dead(*pids)
+
+
+SLOW = """
+import time
+time.sleep(3600)
+"""
+
+
+def test_a_server_that_never_is_ready_ends_in_a_timeout_or_at_the_users_wish(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "slow_module.py").write_text(SLOW)
+    monkeypatch.syspath_prepend(tmp_path)
+    with Runner("slow_module:Task", timeout_s=1) as runner, StopRequest() as stop:
+        result = runner.run(toy_trial(), 64, {}, None, stop, lambda _: None)
+        assert (result.status, result.reason) == (Status.TIMEOUT, "killed after 1 s")
+        os.kill(os.getpid(), signal.SIGINT)
+        assert runner.run(toy_trial(), 64, {}, None, stop, lambda _: None).status == "interrupted"

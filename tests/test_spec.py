@@ -1,3 +1,4 @@
+import itertools
 import json
 import os
 import subprocess
@@ -47,8 +48,18 @@ def test_quick_is_precision_by_memory_format_by_batch_size() -> None:
     assert len(trials(quick)) == 12
 
 
-def test_quick_is_real_training() -> None:
-    for trial in trials(load()):
+def test_grid_is_every_variant_at_the_sizes_of_quick() -> None:
+    grid, quick = load("grid"), load()
+    every = itertools.product(*grid.workload.axes.values())
+    assert sorted(tuple(axes.values()) for axes in grid.variants) == sorted(every)
+    assert len(grid.variants) == 6
+    assert grid.grid == quick.grid
+    assert {trial.key for trial in trials(quick)} < {trial.key for trial in trials(grid)}
+
+
+@pytest.mark.parametrize("preset", spec.preset_names())
+def test_a_preset_is_real_training(preset: str) -> None:
+    for trial in trials(load(preset)):
         assert int(trial.settings["width"]) >= 16
         assert int(trial.settings["image_size"]) >= 64
         whole_batches = trial.samples // trial.batch_size
@@ -209,9 +220,9 @@ def refuses(
         ("", "command missing: expected one of sweep, plan, trial, report"),
         ("swep", "command 'swep': did you mean 'sweep'? expected one of sweep, plan"),
         ("Plan", "command 'Plan': did you mean 'plan'?"),
-        ("plan quik", "preset 'quik': did you mean 'quick'? expected one of quick"),
+        ("plan quik", "preset 'quik': did you mean 'quick'? expected one of grid, quick"),
         ("plan QUICK", "preset 'QUICK': did you mean 'quick'?"),
-        ("plan ../presets/quick", "preset '../presets/quick': expected one of quick"),
+        ("plan ../presets/quick", "preset '../presets/quick': expected one of grid, quick"),
         ("plan quick/", "preset 'quick/': did you mean 'quick'?"),
         ("plan --sett width=3", "plan: unexpected '--sett': did you mean '--set'?"),
         ("sweep --timeuot 3", "sweep: unexpected '--timeuot': did you mean '--timeout'?"),
@@ -238,16 +249,16 @@ def refuses(
         ("plan --set memory_format=channel_last", "did you mean 'channels_last'?"),
         (
             "plan --set variants=bf61",
-            "variant 'bf61' has unknown part 'bf61'; did you mean 'bf16'?",
+            "variant 'bf61' has unknown part 'bf61': did you mean 'bf16'?",
         ),
         (
             "plan --set variants=BF16",
-            "variant 'BF16' has unknown part 'BF16'; did you mean 'bf16'?",
+            "variant 'BF16' has unknown part 'BF16': did you mean 'bf16'?",
         ),
         ("plan --set variants=bf16+fp32", "variant 'bf16+fp32' must choose precision once"),
         (
             "trial Bf16 --batch-size 4",
-            "unknown part 'Bf16'; did you mean 'bf16'?",
+            "unknown part 'Bf16': did you mean 'bf16'?",
         ),
         ("trial bf16,fp32 --batch-size 4", "variant 'bf16,fp32' has unknown part"),
         # Numbers.
@@ -393,7 +404,7 @@ def test_blanks_and_odd_characters_are_told_in_one_line_too(
         ("rounds = [1, 2]", "rounds 1, 2: expected one value per sweep"),
         ("variants = []", "variants: expected at least one value"),
         ("variants = [1]", "variant '1' has unknown part"),
-        ('variants = ["bf61"]', "variant 'bf61' has unknown part 'bf61'; did you mean 'bf16'?"),
+        ('variants = ["bf61"]', "variant 'bf61' has unknown part 'bf61': did you mean 'bf16'?"),
         ("precision = []", "precision: expected at least one value"),
         ("precision = 32", "precision 32: did you mean 'fp32'?"),
         ('precision = [["fp32"]]', "precision ['fp32']"),

@@ -1,3 +1,4 @@
+import fcntl
 import json
 import random
 import resource
@@ -5,7 +6,7 @@ import shutil
 import signal
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from tests.harness import (
     wait_until,
     write_toml,
 )
+from tests.toy import TOY
 
 # Trials that end by themselves, in every way there is; `oom` from batch 2 on.
 FAULTS = ["none", "raise", "hang", "abort", "exit", "oom", "nan", "unsupported"]
@@ -44,7 +46,7 @@ def every_end(tmp_path_factory: pytest.TempPathFactory) -> Recorder:
     folder = tmp_path_factory.mktemp("sweep") / "out"
     variants = [*FAULTS, "none+sweet", "oom+sweet"]
     plan = toy_plan(
-        folder, variants=variants, batch_size=[4, 2], oom_from=2, sleep_ms=5, timeout_s=1.5
+        folder, variants=variants, batch_size=[4, 2], oom_from=2, sleep_ms=20, timeout_s=6
     )
     assert sweep.run(plan, recorder)
     assert journal.read(folder) == recorder.rows
@@ -55,7 +57,7 @@ ENDS = {
     "none": ("ok", None),
     "none+sweet": ("ok", None),
     "raise": ("crash", "RuntimeError: the task is broken"),
-    "hang": ("timeout", "killed after 1.5 s"),
+    "hang": ("timeout", "killed after 6 s"),
     "abort": ("crash", "killed by SIGABRT"),
     "exit": ("crash", "exit code 7"),
     "oom": ("oom", "RuntimeError: [enforce fail"),
@@ -103,7 +105,7 @@ def test_every_row_carries_all_that_it_is_compared_by(every_end: Recorder) -> No
         assert set(COMPARABLE) <= row.environment.keys()
         assert set(journal.PER_FOLDER) <= row.trial.to_json().keys()
         assert row.data == {"source": "toy", "size": 64}
-        assert row.workload == {"name": "toy", "plain": "none"}
+        assert row.workload == {"name": "toy", "plain": "none", "baselines": TOY.baselines}
         assert row.environment["command"] == "unet-bench sweep"
 
 
@@ -175,7 +177,8 @@ def test_what_is_implied_does_not_cross_settings(retried: Story) -> None:
 
 
 def test_retry_runs_the_rows_of_that_status_again_and_no_others(retried: Story) -> None:
-    assert ends_of(retried.recorders[1]) == [(2, 2, "oom")]
+    assert ends_of(retried.recorders[1]) == [(2, 2, "oom"), (2, 4, "implied_oom")]
+    assert len(retried.lines[1]) == len(retried.lines[0]) + 1  # what it implies stands as it was
     assert retried.recorders[1].rows[0].result.start_s is not None
 
 
@@ -241,7 +244,7 @@ def known_machine(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recorded = journal.read(copied)[0].environment
     answers: dict[str, dict[str, Any]] = {
         "bench.worker:probe": {
-            "environment": {**recorded, "device": "cpu", "free_bytes": 2**40},
+            "environment": {**recorded, "device": "cpu", "free_bytes": 2**40, "note": None},
         },
         "bench.worker:check_budget": {},
     }
@@ -348,18 +351,27 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Interrupted:
     def start(timeout_s: float = 100) -> CommandLine:
         return CommandLine("sweep", toml, "--out", story.folder, "--timeout", str(timeout_s))
 
-    def hangs(command: CommandLine, rows: int) -> None:
-        wait_until(lambda: len(lines_of(story.folder)) >= rows and len(command.processes()) == 3)
+    def is_locked() -> bool:
+        with (story.folder / FILE_NAME).open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+            return False
+
+    def hangs(command: CommandLine) -> None:
+        wait_until(lambda: len(lines_of(story.folder)) > 0 and is_locked())
+        wait_until(lambda: len(command.processes()) == 3)
         time.sleep(0.3)  # into the trial
 
     first = start()
-    hangs(first, 1)
+    hangs(first)
     story.ended("second sweep", start())
     story.left["first sweep"] = first.processes()
     first.send(signal.SIGINT)
     story.ended("SIGINT", first)
     again = start()
-    hangs(again, 2)
+    hangs(again)
     again.send(signal.SIGTERM)
     story.ended("SIGTERM", again)
     story.ended("to its end", start(timeout_s=0.5))
@@ -450,3 +462,24 @@ def test_random_kills_lose_at_most_the_trial_under_way_and_leave_no_process(
     assert set(Counter(json.loads(line)["key"] for line in lines).values()) == {1}
     assert "images/s" in output
     assert {row.result.status for row in journal.read(folder)} == {Status.OK, Status.CRASH}
+
+
+def test_a_row_is_implied_only_as_long_as_its_ground_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values: dict[str, Any] = {"variants": ["oom"], "batch_size": [2, 4], "oom_from": 1}
+    folder = tmp_path / "out"
+    assert sweep.run(toy_plan(folder, **values), Recorder())
+    fits = Runner.run
+
+    def run(self: Runner, trial: Trial, *rest: Any) -> TrialResult:
+        """As if the batch that ran out of memory would fit this time."""
+        return fits(self, replace(trial, axes={**trial.axes, "fault": "none"}), *rest)
+
+    monkeypatch.setattr(Runner, "run", run)
+    again = Recorder()
+    assert sweep.run(toy_plan(folder, (Status.OOM,), **values), again)
+    assert [(row.trial.batch_size, row.result.status) for row in again.rows] == [
+        (2, "ok"),
+        (4, "ok"),
+    ]

@@ -51,12 +51,12 @@ def test_a_missing_axis_is_its_default() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("bf61", "variant 'bf61' has unknown part 'bf61'; did you mean 'bf16'?"),
-        ("BF16", "unknown part 'BF16'; did you mean 'bf16'?"),
-        ("fp32+chanels-last", "unknown part 'chanels-last'; did you mean 'channels_last'?"),
+        ("bf61", "variant 'bf61' has unknown part 'bf61': did you mean 'bf16'?"),
+        ("BF16", "unknown part 'BF16': did you mean 'bf16'?"),
+        ("fp32+chanels-last", "unknown part 'chanels-last': did you mean 'channels_last'?"),
         ("", "variant '' has unknown part ''"),
         ("fp32+", "variant 'fp32+' has unknown part ''"),
-        ("fp32 + channels_last", "unknown part 'fp32 '; did you mean 'fp32'?"),
+        ("fp32 + channels_last", "unknown part 'fp32 ': did you mean 'fp32'?"),
         ("bf16+fp16", "variant 'bf16+fp16' must choose precision once, got 'bf16' and 'fp16'"),
         ("bf16+bf16", "must choose precision once, got 'bf16' and 'bf16'"),
     ],
@@ -71,9 +71,10 @@ def test_parse_refuses_in_one_line(name: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("axes", "message"),
     [
-        ({"precison": "bf16"}, "variant has unknown axis 'precison'; did you mean 'precision'?"),
-        ({"precision": "tf32"}, "precision has unknown value 'tf32'; did you mean 'fp32'?"),
+        ({"precison": "bf16"}, "variant has unknown axis 'precison': did you mean 'precision'?"),
+        ({"precision": "tf32"}, "precision has unknown value 'tf32': did you mean 'fp32'?"),
         ({"precision": "channels_last"}, "precision has unknown value 'channels_last'"),
+        ({"precision": "int4"}, "'? expected one of fp32, fp16, bf16"),
     ],
 )
 def test_from_axes_refuses(axes: dict[str, str], message: str) -> None:

@@ -9,10 +9,10 @@ import torch
 
 from bench.trial import Scalar
 from bench.workload import Workload, load_object
-from unet.blocks import UPSAMPLINGS
 from unet.model import UNet, UNetConfig
+from unet.shape import UPSAMPLINGS
 from unet.variant import Variant
-from unet.workload import COLORIZATION, UPSAMPLING, split
+from unet.workload import COLORIZATION, split
 
 SMALLEST_FRAME = 16
 
@@ -50,16 +50,12 @@ def test_the_smallest_image_is_the_networks_own(depth: int) -> None:
 
 
 @pytest.mark.parametrize("depth", range(1, 5))
-@pytest.mark.parametrize("upsampling", UPSAMPLING)
+@pytest.mark.parametrize("upsampling", UPSAMPLINGS)
 def test_what_it_accepts_the_network_trains_on(depth: int, upsampling: str) -> None:
     side = max(UNetConfig(depth=depth).min_side, SMALLEST_FRAME)
     COLORIZATION.check(settings(depth=depth, image_size=side, width=1, upsampling=upsampling))
     network = UNet(UNetConfig(width=1, depth=depth, upsampling=upsampling)).train()
     assert network(torch.rand(1, 1, side, side)).isfinite().all()
-
-
-def test_it_knows_the_networks_ways_of_upsampling() -> None:
-    assert UPSAMPLING == UPSAMPLINGS
 
 
 @pytest.mark.parametrize(

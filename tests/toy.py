@@ -30,6 +30,7 @@ class Toy:
     axes: Mapping[str, tuple[str, ...]] = {"fault": FAULTS, "flavor": ("plain", "sweet")}
     settings: Mapping[str, Scalar] = {"size": 64, "sleep_ms": 1, "oom_from": 1}
     data_settings = frozenset({"size"})
+    baselines: Mapping[str, str] = {"mean_color_mse": "a good guess", "grey_mse": "a bad guess"}
 
     def variant_name(self, axes: Mapping[str, str]) -> str:
         parts = [axes["fault"], *([axes["flavor"]] if axes["flavor"] != "plain" else [])]

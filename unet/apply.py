@@ -22,37 +22,29 @@ _AUTOCAST_DTYPE: Final = {
     Precision.BF16: torch.bfloat16,
 }
 # What is left in fp32 is IEEE fp32 in every variant: TF32 under the label fp32 would be a lie.
-_FP32_PRECISION: Final = {
-    Precision.FP32: "ieee",
-    Precision.FP16: "ieee",
-    Precision.BF16: "ieee",
-}
+_FP32_PRECISION: Final = "ieee"
 
 
-def set_precision_flags(variant: Variant) -> dict[str, str | bool]:
+def set_precision_flags() -> dict[str, str | bool]:
     """Sets every process-wide flag of torch that decides about precision or choice of algorithm.
 
     Call it once, in the trial's own process. Reading torch's older `allow_tf32` flags afterwards
     may raise: torch refuses to mix the two ways of saying it.
 
-    Args:
-        variant: Its precision is the one meant.
-
     Returns:
         Each flag as read back from torch, by its name without the leading "torch.".
     """
-    fp32_precision = _FP32_PRECISION[variant.precision]
     wanted: dict[str, str | bool] = {
         # From the general to the particular: a general one also stands for what is not set below.
-        "backends.fp32_precision": fp32_precision,
-        "backends.cudnn.fp32_precision": fp32_precision,
-        "backends.cudnn.conv.fp32_precision": fp32_precision,
-        "backends.cudnn.rnn.fp32_precision": fp32_precision,
-        "backends.cuda.matmul.fp32_precision": fp32_precision,
-        "backends.mkldnn.fp32_precision": fp32_precision,
-        "backends.mkldnn.matmul.fp32_precision": fp32_precision,
-        "backends.mkldnn.conv.fp32_precision": fp32_precision,
-        "backends.mkldnn.rnn.fp32_precision": fp32_precision,
+        "backends.fp32_precision": _FP32_PRECISION,
+        "backends.cudnn.fp32_precision": _FP32_PRECISION,
+        "backends.cudnn.conv.fp32_precision": _FP32_PRECISION,
+        "backends.cudnn.rnn.fp32_precision": _FP32_PRECISION,
+        "backends.cuda.matmul.fp32_precision": _FP32_PRECISION,
+        "backends.mkldnn.fp32_precision": _FP32_PRECISION,
+        "backends.mkldnn.matmul.fp32_precision": _FP32_PRECISION,
+        "backends.mkldnn.conv.fp32_precision": _FP32_PRECISION,
+        "backends.mkldnn.rnn.fp32_precision": _FP32_PRECISION,
         # Products of half-precision numbers are summed in fp32, as cuDNN's and oneDNN's
         # convolutions do: a variant then rounds what it stores, and nothing else, on any device.
         "backends.cuda.matmul.allow_fp16_reduced_precision_reduction": False,

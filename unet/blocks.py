@@ -1,12 +1,8 @@
 """The three blocks a U-Net is made of."""
 
-from typing import Final
-
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor, nn
-
-UPSAMPLINGS: Final = ("bilinear", "nearest")
 
 
 class ConvBlock(nn.Sequential):
@@ -52,6 +48,8 @@ class UpBlock(nn.Module):
     Upsampling first would be the same function: both are linear, one acts on channels only and the
     other on pixels only, and the interpolation weights sum to 1, so the bias passes through. In
     this order the convolution sees, and saves for backward, a quarter of the pixels.
+
+    `upsampling` is one of `unet.shape.UPSAMPLINGS`.
     """
 
     def __init__(self, in_channels: int, out_channels: int, upsampling: str) -> None:

@@ -2,8 +2,12 @@
 
 import hashlib
 import os
+import tempfile
+import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +18,7 @@ SPLITS = ("block", "random")
 
 _PROBES = 8  # frames that stand for the whole drive in its fingerprint
 _PROBE_SIZE = 32
+_DAY_S = 86_400
 
 
 @dataclass(frozen=True)
@@ -66,9 +71,16 @@ def split_frames(
 
 
 def fingerprint_drive(seed: int) -> str:
-    """A hash of what the renderer draws, at whatever size and number it is then asked for."""
+    """A hash of the renderer, which stands for its frames at any size and number.
+
+    It is taken of what it draws and of its source. Drawing alone misses a detail that is too fine
+    or too rare for the few small probes; the source alone misses what other software, such as
+    another numpy, makes of it.
+    """
     drive = Drive(size=_PROBE_SIZE, seed=seed)
     digest = hashlib.sha256()
+    for source in ("drive.py", "scenery.py"):
+        digest.update(resources.files("unet").joinpath(source).read_bytes())
     for probe in range(_PROBES):
         digest.update(drive.render(probe * 151).tobytes())
     return digest.hexdigest()[:16]
@@ -98,10 +110,15 @@ def cache_drive(
     path = folder / f"drive-{fingerprint}-{count}x{size}.npy"
     if path.is_file():
         return path
-    partial = folder / f"{path.name}.{os.getpid()}.partial"
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(folder)
+        # Not named by the pid, which two containers that share the folder may both have.
+        descriptor, name = tempfile.mkstemp(dir=folder, suffix=".partial")
+        partial = Path(name)
         try:
+            os.fchmod(descriptor, 0o666 & ~_umask())  # as of any new file; mkstemp's is private
+            os.close(descriptor)
             frames = np.lib.format.open_memmap(
                 partial, mode="w+", dtype=np.uint8, shape=(count, size, size, 3)
             )
@@ -119,6 +136,20 @@ def cache_drive(
     except OSError as error:
         raise ValueError(f"frame cache {folder}: {error.strerror}") from None
     return path
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Removes what writers that were killed have left; what is a day old is nobody's."""
+    for partial in folder.glob("*.partial"):
+        with suppress(OSError):  # another process was first, or it is another user's
+            if time.time() - partial.stat().st_mtime > _DAY_S:
+                partial.unlink()
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)  # it can only be read by setting it
+    os.umask(mask)
+    return mask
 
 
 def cache_folder() -> Path:

@@ -8,7 +8,8 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from unet.blocks import UPSAMPLINGS, ConvBlock, DownBlock, UpBlock
+from unet.blocks import ConvBlock, DownBlock, UpBlock
+from unet.shape import UPSAMPLINGS, min_side
 
 
 @dataclass(frozen=True)
@@ -43,11 +44,8 @@ class UNetConfig:
 
     @property
     def min_side(self) -> int:
-        """The smallest image side, in pixels, that leaves the bottleneck 2x2 pixels.
-
-        Batch norm cannot train on one value a channel, as a batch of one with 1x1 pixels would be.
-        """
-        return 2 << self.depth
+        """The smallest image side in pixels; see `unet.shape.min_side`."""
+        return min_side(self.depth)
 
 
 class UNet(nn.Module):

@@ -107,4 +107,6 @@ def _axes(cls: type[Variant]) -> dict[str, dict[str, Any]]:
 def _unknown(kind: str, word: str, valid: Iterable[str]) -> str:
     choices = list(valid)
     (nearest,) = difflib.get_close_matches(word.lower(), choices, n=1, cutoff=0.0)
-    return f"unknown {kind} {word!r}; did you mean {nearest!r}? (valid: {', '.join(choices)})"
+    return (
+        f"unknown {kind} {word!r}: did you mean {nearest!r}? expected one of {', '.join(choices)}"
+    )

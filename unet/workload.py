@@ -5,11 +5,10 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from unet.frames import SPLITS, FrameSet, cache_drive, fingerprint_drive, split_frames
+from unet.shape import UPSAMPLINGS, min_side
 from unet.variant import Variant
 
 Scalar = int | float | str
-
-UPSAMPLING = ("bilinear", "nearest")
 
 _RANGE = {
     "frames": (10, 1_000_000),
@@ -41,6 +40,7 @@ class Colorization:
         "upsampling": "bilinear",
     }
     data_settings = frozenset({"data", "data_seed", "frames", "split", "validation_percent", "gap"})
+    baselines: Mapping[str, str] = {"mean_color_mse": "mean colour", "grey_mse": "grey"}
 
     def variant_name(self, axes: Mapping[str, str]) -> str:
         """See `Variant.name`."""
@@ -60,14 +60,14 @@ class Colorization:
         for name, choices in {
             "data": ("drive",),
             "split": SPLITS,
-            "upsampling": UPSAMPLING,
+            "upsampling": UPSAMPLINGS,
         }.items():
             if settings[name] not in choices:
                 raise ValueError(f"{name} {settings[name]!r}: expected one of {', '.join(choices)}")
         depth, size = int(settings["depth"]), int(settings["image_size"])
-        if size < 2 ** (depth + 1):
+        if size < min_side(depth):
             raise ValueError(
-                f"image_size {size}: depth {depth} needs at least {2 ** (depth + 1)}, "
+                f"image_size {size}: depth {depth} needs at least {min_side(depth)}, "
                 "or its lowest level would hold a single pixel"
             )
         if self.train_size(settings) < 1:

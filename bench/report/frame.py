@@ -30,12 +30,22 @@ _MEDIAN = (
     "start_s",
     "peak_memory_gib",
     "first_step_peak_memory_gib",
+    "peak_reserved_gib",
+    "process_gib",
     "budget_percent",
     "utilization_percent",
     "final_mse",
-    "grey_mse",
-    "mean_color_mse",
 )
+
+OUTSIDE_GIT = "outside git"
+"""What stands for the commit of a round whose code was under no version control."""
+
+_NVML_AVERAGES_S = 1.0
+"""NVML's utilization is an average over the last 1/6 to 1 s, depending on the GPU; see
+`nvmlUtilization_t`. A sample speaks of what came before it, for so long."""
+
+_LEAST_CPU_WINDOW_S = 0.1
+"""CPU time is counted in ticks of 10 ms: a shorter window would hold fewer than ten."""
 
 # What a cell is called when its rounds ended differently: the first of these that occurred.
 _WORST_FIRST = (
@@ -69,8 +79,10 @@ def cell_frame(rows: Sequence[Row]) -> pd.DataFrame:
     """
     if not rows:
         raise ValueError("the journal holds no rows yet")
-    groups = trial_frame(rows).groupby(list(CELL), sort=False)
-    cells = [_cell(group) for _, group in groups]
+    trials = trial_frame(rows)
+    found = (name for row in rows for name in (*_baselines(row), *row.result.quality))
+    medians = list(dict.fromkeys((*_MEDIAN, *(name for name in found if name in trials))))
+    cells = [_cell(group, medians) for _, group in trials.groupby(list(CELL), sort=False)]
     variants = list(dict.fromkeys(cell["variant"] for cell in cells))
     cells.sort(
         key=lambda cell: (
@@ -82,28 +94,47 @@ def cell_frame(rows: Sequence[Row]) -> pd.DataFrame:
     )
     for cell in cells:
         cell.update(_speedups(cell, cells))
-        cell["fastest"] = cell["rounds_ok"] > 0 and cell["images_per_s"] == max(
+        # What crashes now and then is no way to train, however fast its other rounds were.
+        cell["fastest"] = cell["status"] == Status.OK and cell["images_per_s"] == max(
             other["images_per_s"]
             for other in cells
-            if other["rounds_ok"] and other["settings"] == cell["settings"]
+            if other["status"] == Status.OK and other["settings"] == cell["settings"]
         )
     frame = pd.DataFrame(cells)
-    numbers = [*_MEDIAN, "speedup", "speedup_vs_seed"]
+    numbers = [*medians, "card_gib", "speedup", "speedup_vs_seed"]
     return frame.astype(dict.fromkeys(numbers, float) | {"seed_batch_size": "Int64"})
 
 
-def _cell(group: pd.DataFrame) -> Record:
+def _cell(group: pd.DataFrame, medians: Sequence[str]) -> Record:
     statuses = list(group["status"])
     worst = next(status for status in _WORST_FIRST if status in statuses)
     good = group[group["status"] == Status.OK]
     cell: Record = dict(group.iloc[0].drop(["key", "round"]))
-    cell.update({name: good[name].median() if len(good) else None for name in _MEDIAN})
+    cell.update({name: good[name].median() if len(good) else None for name in medians})
+    # A round that did not come so far knows nothing of the card.
+    for name in ("memory_mode", "card_gib"):
+        cell[name] = next(iter(group[name].dropna()), None)
     return cell | {
+        "commit": _commits(group["commit"]),
+        "dirty": _any(group["dirty"]),
         "status": worst,
         "reason": list(group["reason"])[statuses.index(worst)],
         "rounds": len(group),
         "rounds_ok": len(good),
     }
+
+
+def _commits(commits: pd.Series) -> str | None:
+    """The commits of all rounds, joined by commas; `None` if all ran outside git."""
+    if commits.isna().all():
+        return None
+    return ",".join(dict.fromkeys(commits.fillna(OUTSIDE_GIT)))
+
+
+def _any(answers: pd.Series) -> bool | None:
+    """Whether any round says yes; `None` if none says anything."""
+    said = list(answers.dropna())
+    return any(said) if said else None
 
 
 def _speedups(cell: Record, cells: Sequence[Record]) -> Record:
@@ -142,11 +173,14 @@ def is_power_of_two(number: int) -> bool:
 
 
 def _trial_record(row: Row) -> Record:
-    trial, result = row.trial, row.result
+    trial, result, memory = row.trial, row.result, row.result.memory
+    quality = result.quality if result.status is Status.OK else {}
     record: Record = {
         # First, so that a workload's name never takes the place of a column below.
         **trial.axes,
         **trial.settings,
+        **dict.fromkeys(_baselines(row)),
+        **{name: value for name, value in quality.items() if name != "final_mse"},
         "key": trial.key,
         "variant": trial.variant,
         "batch_size": trial.batch_size,
@@ -157,12 +191,14 @@ def _trial_record(row: Row) -> Record:
         "first_step_ms": None,
         "peak_memory_gib": None,
         "first_step_peak_memory_gib": None,
+        "peak_reserved_gib": None,
+        "process_gib": None,
+        "memory_mode": memory.get("mode"),
+        "card_gib": _gib(memory.get("card_bytes")),
         "budget_gib": trial.budget_bytes / GIB,
         "budget_percent": None,
         "utilization_percent": None,
         "final_mse": None,
-        "grey_mse": None,
-        "mean_color_mse": None,
         "start_s": result.start_s,
         "duration_s": result.duration_s,
         "reason": result.reason,
@@ -172,6 +208,7 @@ def _trial_record(row: Row) -> Record:
         "settings": json.dumps(dict(trial.settings)),
         "workload": row.workload["name"],
         "plain_variant": row.workload["plain"],
+        "baselines": json.dumps(_baselines(row)),
         "device_name": row.environment["device_name"],
         "torch": row.environment["torch"],
         "commit": row.environment["commit"],
@@ -179,11 +216,16 @@ def _trial_record(row: Row) -> Record:
         "command": reproduce(row),
     }
     if result.status is Status.OK:
-        record.update(result.quality)
+        record["final_mse"] = quality["final_mse"]
         record.update(_times(row))
         record.update(_memory(row))
         record["utilization_percent"] = _utilization_percent(row)
     return record
+
+
+def _baselines(row: Row) -> dict[str, str]:
+    """The workload's baselines: figure -> what it is, in words; none in rows of old."""
+    return dict(row.workload.get("baselines", {}))
 
 
 def _times(row: Row) -> dict[str, float]:
@@ -203,7 +245,8 @@ def _memory(row: Row) -> dict[str, float | None]:
     memory = row.result.memory
     steady: float | str | None = memory.get("peak_bytes")
     process: float | None = None
-    if row.trial.device == "cpu":
+    on_cpu = row.trial.device == "cpu"
+    if on_cpu:
         # The kernel tracks the process itself; samples see what it may have started.
         training = ("warming_up", "measuring", "training")
         samples = [s["rss_anon_bytes"] for s in row.result.monitor if s["phase"] in training]
@@ -214,20 +257,30 @@ def _memory(row: Row) -> dict[str, float | None]:
     return {
         "peak_memory_gib": _gib(steady),
         "first_step_peak_memory_gib": _gib(memory.get("first_step_peak_bytes")),
+        "peak_reserved_gib": None if on_cpu else _gib(memory.get("peak_reserved_bytes")),
+        "process_gib": None if on_cpu else _gib(memory.get("process_bytes")),
         "budget_percent": 100 * process / row.trial.budget_bytes if process else None,
     }
 
 
 def _utilization_percent(row: Row) -> float | None:
-    """Over the measured window: NVML's mean on a GPU; on CPU the share of the allowed cores."""
+    """Over the measured window: NVML's mean on a GPU; on CPU the share of the allowed cores.
+
+    `None` where the window is too short to tell.
+    """
     samples = [sample for sample in row.result.monitor if sample["phase"] == "measuring"]
     if row.trial.device != "cpu":
-        read = [s["gpu_percent"] for s in samples if s.get("gpu_percent") is not None]
+        # A sample before that tells, in part, of the time before the window.
+        from_s = row.result.parent_phase_at_s["measuring"] + _NVML_AVERAGES_S
+        late = [sample for sample in samples if _number(sample["at_s"]) >= from_s]
+        read = [s["gpu_percent"] for s in late if s.get("gpu_percent") is not None]
         return float(np.mean([_number(percent) for percent in read])) if read else None
     # The sample that is taken when the window ends bears the next phase's name.
     start, end = samples[0], next(s for s in row.result.monitor if s["phase"] == "training")
     busy_s = _number(end["cpu_s"]) - _number(start["cpu_s"])
     wall_s = _number(end["at_s"]) - _number(start["at_s"])
+    if wall_s < _LEAST_CPU_WINDOW_S:
+        return None
     return 100 * busy_s / wall_s / float(row.environment["cpus_allowed"])
 
 

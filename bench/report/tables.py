@@ -9,7 +9,7 @@ import pandas as pd
 from rich import box
 from rich.table import Table
 
-from bench.report.frame import Record, plain_cells
+from bench.report.frame import OUTSIDE_GIT, Record, plain_cells
 from bench.trial import Status
 
 NOT_MEASURED = "not measured"
@@ -52,15 +52,8 @@ COLUMNS = (
     Column("budget_percent", "budget %", "{:.0f}".format, NOT_READABLE),
     Column("utilization_percent", "util %", "{:.0f}".format, NOT_READABLE),
     Column("final_mse", "MSE", "{:.1f}".format),
-    Column("mse_vs_mean_color", "vs mean", "{:.2f}x".format),
-    Column("mse_vs_grey", "vs grey", "{:.2f}x".format),
 )
-
-# Left out of a narrow terminal in this order, until the rest fits.
-_DISPENSABLE = (
-    *("vs grey", "budget %", "step ms", "util %", "vs seed", "vs mean", "peak GiB"),
-    *("MSE", "speedup"),
-)
+"""The columns of every workload; its baselines follow."""
 
 
 Columns = dict[str, list[str]]
@@ -74,18 +67,40 @@ def _columns(cells: list[Record]) -> Columns:
         "batch": [str(cell["batch_size"]) for cell in cells],
         **{name: [str(cell[name]) for cell in cells] for name in differing},
     }
-    shown = [
-        cell
-        | {
-            "mse_vs_mean_color": cell["final_mse"] / cell["mean_color_mse"],
-            "mse_vs_grey": cell["final_mse"] / cell["grey_mse"],
-        }
-        for cell in cells
-    ]
     for column in COLUMNS:
-        columns[column.title] = [column.text(cell) for cell in shown]
+        columns[column.title] = [column.text(cell) for cell in cells]
+    for figure, words in _baselines(cells).items():
+        column = Column("ratio", _against(words), "{:.2f}x".format)
+        ratios = [_ratio(cell["final_mse"], cell[figure]) for cell in cells]
+        columns[column.title] = [
+            column.text(cell | {"ratio": ratio}) for cell, ratio in zip(cells, ratios, strict=True)
+        ]
     columns["status"] = [_status(cell) for cell in cells]
     return columns
+
+
+def _baselines(cells: list[Record]) -> dict[str, str]:
+    """What the workload can do without training: quality figure -> what it is, in words."""
+    found: dict[str, str] = {}
+    for cell in cells:
+        found |= json.loads(cell["baselines"])
+    return found
+
+
+def _against(words: str) -> str:
+    return f"vs {words}"
+
+
+def _ratio(value: float, reference: float) -> float:
+    return value / reference if reference else float("nan")
+
+
+def _dispensable(cells: list[Record]) -> list[str]:
+    """Titles to be left out of a narrow terminal, in this order, until the rest fits."""
+    against = [_against(words) for words in _baselines(cells).values()]
+    first, others = against[:1], against[:0:-1]  # the first is the one to beat, and stays longer
+    middle = ("budget %", "step ms", "util %", "vs seed")
+    return [*others, *middle, *first, "peak GiB", "MSE", "speedup"]
 
 
 def _differing(cells: list[Record], *more: str) -> list[str]:
@@ -128,7 +143,7 @@ def to_rich(frame: pd.DataFrame, width: int | None) -> Table:
         for title, texts in columns.items()
     }
     hidden: list[str] = []
-    for title in _DISPENSABLE:
+    for title in _dispensable(cells):
         if width is not None and sum(widths.values()) > width:
             hidden.append(title)
             del widths[title]
@@ -182,6 +197,8 @@ def _verdict(words: str, cells: list[Record]) -> str:
     cell = _fastest(cells)
     where = f"at {words}" if words else "here"
     if cell is None:
+        if any(other["rounds_ok"] for other in cells):
+            return f"Nothing is called fastest {where}: no row ended well in all its rounds."
         return f"Nothing was measured {where}: no row ended well."
     same_batch = [
         plain
@@ -210,19 +227,12 @@ def notes(frame: pd.DataFrame) -> list[str]:
         f"Measured on {first['device_name']}, torch {first['torch']}, budget "
         f"{first['budget_gib']:g} GiB, {first['samples']} training samples a row.",
     ]
-    for words, group in _by_settings(cells):
-        if (good := _fastest(group)) is not None:
-            where = f" at {words}" if words else ""
-            found.append(
-                f"MSE without a network{where}: {good['mean_color_mse']:.1f} for the training "
-                f"set's mean colour (vs mean), {good['grey_mse']:.1f} for grey (vs grey)."
-            )
+    found += _emulation_notes(cells)
+    found += _baseline_notes(cells)
     found += _seed_notes(cells)
     if all(cell["rounds"] == 1 for cell in cells):
         found.append("One round: differences of a few percent may be noise.")
-    commits = {str(cell["commit"]) for cell in cells}
-    if len(commits) > 1:
-        found.append(f"Rows come from several commits: {', '.join(sorted(commits))}.")
+    found += _commit_notes(cells)
     found += [
         f"{cell['variant']} b{cell['batch_size']}{f' at {words}' if words else ''}: "
         f"{cell['status']}: {cell['reason']}"
@@ -230,6 +240,49 @@ def notes(frame: pd.DataFrame) -> list[str]:
         for cell in group
         if cell["status"] != Status.OK
     ]
+    return found
+
+
+def _emulation_notes(cells: list[Record]) -> list[str]:
+    """Whether a bigger card stood in for one of the budget's size."""
+    found = [
+        f"Budget emulated: a card of {cell['card_gib']:.1f} GiB capped to "
+        f"{cell['budget_gib']:g} GiB."
+        for cell in cells
+        if cell["memory_mode"] == "emulated"
+    ]
+    return list(dict.fromkeys(found))
+
+
+def _baseline_notes(cells: list[Record]) -> list[str]:
+    """What the workload's baselines were, which belong to the data and not to a variant."""
+    baselines = _baselines(cells)
+    found: list[str] = []
+    for words, group in _by_settings(cells):
+        where = f" at {words}" if words else ""
+        measured = next((cell for cell in group if cell["rounds_ok"]), {})
+        texts = [
+            f"{measured[figure]:.1f} for {what}"
+            for figure, what in baselines.items()
+            if pd.notna(measured.get(figure))
+        ]
+        if texts:
+            found.append(f"MSE without training{where}: {', '.join(texts)}.")
+    return found
+
+
+def _commit_notes(cells: list[Record]) -> list[str]:
+    """Whether the rows come from one commit, and from nothing but it."""
+    found: list[str] = []
+    commits = {
+        commit
+        for cell in cells
+        for commit in str(OUTSIDE_GIT if pd.isna(cell["commit"]) else cell["commit"]).split(",")
+    }
+    if len(commits) > 1:
+        found.append(f"Rows come from several commits: {', '.join(sorted(commits))}.")
+    if any(pd.notna(cell["dirty"]) and cell["dirty"] for cell in cells):
+        found.append("Measured with uncommitted changes.")
     return found
 
 
