@@ -7,7 +7,7 @@
 #
 # UNET_BENCH_PYTHON=PYTHON uses that interpreter as it is and installs nothing.
 set -euo pipefail
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+here=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")" && pwd)
 venv=$here/.venv
 
 fail() {
@@ -70,4 +70,5 @@ if [ "$command" = test ]; then
     cd "$here"
     exec "$python" -m pytest "$@"
 fi
-exec "$python" -m bench "$command" "$@"
+# -P: what lies in the current folder is not imported.
+exec "$python" -P -m bench "$command" "$@"

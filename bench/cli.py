@@ -65,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except OSError as error:  # no permission, no space: the machine's answer to what was asked
         where = f"{error.filename}: " if error.filename else ""
         errors.print(f"unet-bench: {where}{error.strerror}", markup=False, soft_wrap=True)
+        _discard_output()  # it may be what is full
         code = EXIT_MISTAKE
     sys.exit(code)
 

@@ -90,7 +90,16 @@ class ForkServer:
         environ["PYTHONPATH"] = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", __name__, str(theirs.fileno()), str(os.getpid()), *preload],
+                # -P: the module path is the parent's, without the current folder before it.
+                [
+                    sys.executable,
+                    "-P",
+                    "-m",
+                    __name__,
+                    f"{theirs.fileno()}",
+                    f"{os.getpid()}",
+                    *preload,
+                ],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C in the terminal is the parent's to handle

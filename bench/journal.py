@@ -132,7 +132,7 @@ def read(folder: Path) -> list[Row]:
     for number, line in enumerate(_whole_lines(path.read_bytes()), start=1):
         try:
             row = Row.from_json(json.loads(line))
-        except (ValueError, AttributeError) as error:
+        except (ValueError, TypeError) as error:
             raise ValueError(f"{path}, line {number}: {error}") from None
         rows[row.trial.key] = row
     return list(rows.values())

@@ -304,3 +304,10 @@ def test_the_cache_is_where_the_user_says(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert cache_folder() == Path("/home/somebody/.cache/unet-bench")
     monkeypatch.setenv("UNET_BENCH_CACHE", "/elsewhere")
     assert cache_folder() == Path("/elsewhere")
+
+
+@pytest.mark.parametrize("left", [0, 90, 1000])
+def test_a_damaged_cache_is_made_anew(cache: Path, left: int) -> None:
+    path = render()
+    os.truncate(path, left)
+    assert_sound(render())

@@ -866,3 +866,15 @@ def test_a_rows_command_line_asks_for_the_same_trial(
     (found,) = again.trials(again.one("device"), again.budget_bytes)
     assert found == asked
     assert found.key == asked.key
+
+
+def test_a_row_measured_beside_something_else_is_told() -> None:
+    quiet, busy = good("fp32", 4, 8.0), good("bf16", 4, 8.0)
+    for asked, slowed in ((quiet, 1), (busy, 3)):
+        result = asked.result
+        first, last = result.window
+        step_s = (result.phase_at_s["training"] - result.phase_at_s["measuring"]) / (last - first)
+        result.step_phase_s = [[step_s / 4 / slowed] * 4 for _ in result.step_phase_s]
+    told = [note for note in notes(cell_frame([quiet, busy])) if "busy" in note]
+    assert len(told) == 1
+    assert told[0].startswith("bf16 b4: steps took 3.0x their median on average")

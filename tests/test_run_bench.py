@@ -45,7 +45,7 @@ def checkout(tmp_path: Path, repository: Path) -> Path:
         shutil.copy(repository / name, checkout)
     programs = tmp_path / "bin"
     programs.mkdir()
-    for name in ("bash", "dirname", "grep", "mkdir", "cp", "mv", "rm", "sh"):
+    for name in ("bash", "readlink", "dirname", "grep", "mkdir", "cp", "mv", "rm", "sh"):
         programs.joinpath(name).symlink_to(str(shutil.which(name)))
     executable(programs / "python3", STAND_IN.format(home=tmp_path))
     return checkout
@@ -68,12 +68,12 @@ def installs(checkout: Path) -> list[str]:
 
 
 def test_without_arguments_it_runs_the_default_sweep(checkout: Path) -> None:
-    assert run(checkout).stdout.strip() == "ran -m bench sweep"
+    assert run(checkout).stdout.strip() == "ran -P -m bench sweep"
 
 
 def test_arguments_are_passed_on_as_they_are(checkout: Path) -> None:
     done = run(checkout, "trial", "bf16", "--set", "a=b c")
-    assert done.stdout.strip() == "ran -m bench trial bf16 --set a=b c"
+    assert done.stdout.strip() == "ran -P -m bench trial bf16 --set a=b c"
 
 
 def test_it_installs_once_and_again_when_the_project_changes(checkout: Path) -> None:
@@ -102,7 +102,7 @@ def test_a_failed_installation_is_told_and_taken_up_again(checkout: Path) -> Non
     assert done.returncode == 2
     assert "installation failed" in done.stderr
     broken.unlink()
-    assert run(checkout, "plan").stdout.strip() == "ran -m bench plan"
+    assert run(checkout, "plan").stdout.strip() == "ran -P -m bench plan"
 
 
 def test_an_environment_that_cannot_be_made_is_told_and_taken_up_again(checkout: Path) -> None:
@@ -113,7 +113,7 @@ def test_an_environment_that_cannot_be_made_is_told_and_taken_up_again(checkout:
     assert "cannot make a virtual environment (on Debian: apt install python3-venv)" in done.stderr
     assert not (checkout / ".venv").exists()
     flaw.unlink()
-    assert run(checkout, "plan").stdout.strip() == "ran -m bench plan"
+    assert run(checkout, "plan").stdout.strip() == "ran -P -m bench plan"
 
 
 def test_an_environment_cut_off_in_the_making_is_made_anew_and_then_kept(checkout: Path) -> None:
@@ -123,7 +123,7 @@ def test_an_environment_cut_off_in_the_making_is_made_anew_and_then_kept(checkou
     assert (checkout / ".venv" / "bin" / "python").exists()
     flaw.unlink()
     done = run(checkout, "plan")
-    assert done.stdout.strip() == "ran -m bench plan"
+    assert done.stdout.strip() == "ran -P -m bench plan"
     assert "Making " in done.stderr
     assert run(checkout, "plan").stderr == ""
 
@@ -154,3 +154,12 @@ def test_an_interpreter_that_is_not_there_is_told(checkout: Path) -> None:
     done = run(checkout, "plan", UNET_BENCH_PYTHON="/nowhere/python")
     assert done.returncode == 2
     assert "UNET_BENCH_PYTHON=/nowhere/python: no such program" in done.stderr
+
+
+def test_it_works_through_a_link_from_elsewhere(checkout: Path) -> None:
+    link = checkout.parent / "run_bench.sh"
+    link.symlink_to(checkout / "run_bench.sh")
+    assert run(checkout.parent, "plan", PATH=str(checkout.parent / "bin")).stdout == (
+        "ran -P -m bench plan\n"
+    )
+    assert not (checkout.parent / ".venv").exists()

@@ -108,7 +108,7 @@ def cache_drive(
     """
     folder = cache_folder()
     path = folder / f"drive-{fingerprint}-{count}x{size}.npy"
-    if path.is_file():
+    if _is_sound(path, (count, size, size, 3)):
         return path
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -150,6 +150,13 @@ def _umask() -> int:
     mask = os.umask(0o077)  # it can only be read by setting it
     os.umask(mask)
     return mask
+
+
+def _is_sound(path: Path, shape: tuple[int, ...]) -> bool:
+    try:
+        return bool(np.load(path, mmap_mode="r").shape == shape)
+    except (OSError, ValueError, EOFError):  # not there, or damaged: it is made anew
+        return False
 
 
 def cache_folder() -> Path:

@@ -12,6 +12,9 @@ from rich.table import Table
 from bench.report.frame import OUTSIDE_GIT, Record, plain_cells
 from bench.trial import Status
 
+BUSY = 1.25
+"""Mean step to median step beyond which something else ran beside a trial."""
+
 NOT_MEASURED = "not measured"
 NOT_READABLE = "not readable"
 
@@ -230,6 +233,14 @@ def notes(frame: pd.DataFrame) -> list[str]:
     found += _emulation_notes(cells)
     found += _baseline_notes(cells)
     found += _seed_notes(cells)
+    for cell in cells:
+        slowed = cell["batch_size"] * 1000 / cell["step_ms"] / cell["images_per_s"]
+        if slowed > BUSY:
+            found.append(
+                f"{cell['variant']} b{cell['batch_size']}: steps took {slowed:.1f}x their median "
+                "on average: the machine was busy, and the row and what it is compared with say "
+                "little."
+            )
     if all(cell["rounds"] == 1 for cell in cells):
         found.append("One round: differences of a few percent may be noise.")
     found += _commit_notes(cells)
