@@ -1,6 +1,8 @@
 """Every command. The only file that decides what is printed and how the program exits."""
 
 import argparse
+import contextlib
+import io
 import json
 import os
 import signal
@@ -71,7 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _discard_output() -> None:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    with contextlib.suppress(io.UnsupportedOperation):  # a stand-in that is no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
