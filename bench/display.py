@@ -1,6 +1,7 @@
 """How a sweep looks while it runs: a bar in a terminal, plain lines elsewhere."""
 
 import time
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.progress import (
@@ -13,6 +14,7 @@ from rich.progress import (
 )
 
 from bench.journal import Row
+from bench.monitor import Reading
 from bench.trial import Status, Trial
 
 
@@ -64,11 +66,12 @@ class BarDisplay:
         """See `bench.sweep.Observer`."""
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    def begin(self, total: int, done: int) -> None:
+    def begin(self, to_do: Sequence[Trial], done: Sequence[Row]) -> None:
         """See `bench.sweep.Observer`."""
+        total = len(to_do) + len(done)
         if done:
-            self.note(f"{done} of {total} trials are done already.")
-        self._progress.reset(self._task, description="starting", total=total, completed=done)
+            self.note(f"{len(done)} of {total} trials are done already.")
+        self._progress.reset(self._task, description="starting", total=total, completed=len(done))
 
     def trial(self, trial: Trial) -> None:
         """See `bench.sweep.Observer`."""
@@ -79,6 +82,9 @@ class BarDisplay:
         """See `bench.sweep.Observer`."""
         text = f"{self._label}: {name.replace('_', ' ')}"
         self._progress.update(self._task, description=text)
+
+    def reading(self, reading: Reading) -> None:
+        """See `bench.sweep.Observer`."""
 
     def row(self, row: Row) -> None:
         """See `bench.sweep.Observer`."""
@@ -109,17 +115,21 @@ class LineDisplay:
         """See `bench.sweep.Observer`."""
         self._line(text)
 
-    def begin(self, total: int, done: int) -> None:
+    def begin(self, to_do: Sequence[Trial], done: Sequence[Row]) -> None:
         """See `bench.sweep.Observer`."""
-        self._total, self._done, self._done_before = total, done, done
+        self._total, self._done = len(to_do) + len(done), len(done)
+        self._done_before = self._done
         self._began_s = time.monotonic()
         if done:
-            self._line(f"{done} of {total} trials are done already.")
+            self._line(f"{len(done)} of {self._total} trials are done already.")
 
     def trial(self, trial: Trial) -> None:
         """See `bench.sweep.Observer`."""
 
     def phase(self, name: str) -> None:
+        """See `bench.sweep.Observer`."""
+
+    def reading(self, reading: Reading) -> None:
         """See `bench.sweep.Observer`."""
 
     def row(self, row: Row) -> None:

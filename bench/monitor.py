@@ -7,12 +7,31 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pynvml
 
 Sample = dict[str, float | str | None]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a running trial is doing, for those who watch; `None` where it is not known yet.
+
+    Attributes:
+        step: Training steps that have begun, of `Trial.steps`.
+        images_per_s: Since the last reading that saw another step.
+        memory_bytes: Anonymous resident memory of the process tree; on a GPU what it has in use.
+        utilization_percent: Of the allowed cores since the last reading; on a GPU NVML's figure.
+    """
+
+    step: int
+    images_per_s: float | None
+    memory_bytes: float | None
+    utilization_percent: float | None
+
 
 INTERVAL_S = 0.25
 

@@ -10,7 +10,7 @@ from bench import journal as journals
 from bench.budget import BUDGET_STEP_BYTES, DEFAULT_BUDGET_BYTES, format_bytes
 from bench.environment import describe_host
 from bench.journal import Journal, Row, check_comparable
-from bench.monitor import nvml_free_bytes
+from bench.monitor import Reading, nvml_free_bytes
 from bench.runner import Runner, StopRequest
 from bench.spec import SweepSpec
 from bench.trial import Scalar, Status, Trial, TrialResult
@@ -30,8 +30,8 @@ class Observer(Protocol):
         """Something worth knowing, in a sentence."""
         ...
 
-    def begin(self, total: int, done: int) -> None:
-        """So many trials in all, so many of them done in an earlier run."""
+    def begin(self, to_do: Sequence[Trial], done: Sequence[Row]) -> None:
+        """The trials that are to run, in order, and the rows of an earlier run that stand."""
         ...
 
     def trial(self, trial: Trial) -> None:
@@ -40,6 +40,10 @@ class Observer(Protocol):
 
     def phase(self, name: str) -> None:
         """A phase of it begins."""
+        ...
+
+    def reading(self, reading: Reading) -> None:
+        """How the trial under way is doing; a few times a second."""
         ...
 
     def row(self, row: Row) -> None:
@@ -111,8 +115,11 @@ def run(plan: Plan, observer: Observer) -> bool:
                 new = row_of(trials[0], TrialResult(Status.OK))
                 check_comparable(row, new, str(journal.path))
             to_do = _to_do(trials, journal, plan.retry)
-            observer.begin(len(trials), len(trials) - len(to_do))
             stale = {trial.key for trial in to_do}
+            asked = {trial.key for trial in trials}
+            observer.begin(
+                to_do, [row for key, row in journal.rows.items() if key in asked - stale]
+            )
             round_ = to_do[0].round if to_do else 0
             for trial in to_do:
                 if stop.requested:

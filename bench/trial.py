@@ -126,6 +126,11 @@ class TrialResult:
         quality: What the workload's evaluation found.
         facts: What the workload recorded of itself (flags in force, scaling, sizes).
         monitor: Samples the parent took while the trial ran.
+        compilation: Of a compiled variant: `cold_step_s` (times of the steps before the window in a
+            process of their own that found an empty cache; `None` where the cache was warm from an
+            earlier round), `graphs`, `cache_hits`, `cache_misses`, `graph_breaks` and
+            `recompilations` (their reasons, one each), `in_window` (how many of those two fell into
+            the measured window), `cudagraph_skips`.
     """
 
     status: Status
@@ -146,6 +151,7 @@ class TrialResult:
     quality: dict[str, float] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
     monitor: list[dict[str, float | str | None]] = field(default_factory=list)
+    compilation: dict[str, Any] = field(default_factory=dict)
 
     @property
     def images_per_s(self) -> float:

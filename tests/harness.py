@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import psutil
 from bench import spec
 from bench.forkserver import Child, ForkServer
 from bench.journal import FILE_NAME, Row
+from bench.monitor import Reading
 from bench.runner import EventReader
 from bench.spec import SweepSpec
 from bench.sweep import Plan
@@ -157,7 +158,8 @@ class Recorder:
     rows: list[Row] = field(default_factory=list)
     servers: list[tuple[Trial, int]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    began: tuple[int, int] | None = None
+    began: tuple[int, int] | None = None  # trials in all, and of them done before
+    readings: list[tuple[Trial, Reading]] = field(default_factory=list)
     under_way: Trial | None = None
     on_phase: Callable[[Trial, str, psutil.Process], None] | None = None
 
@@ -166,8 +168,8 @@ class Recorder:
     def note(self, text: str) -> None:
         self.notes.append(text)
 
-    def begin(self, total: int, done: int) -> None:
-        self.began = (total, done)
+    def begin(self, to_do: Sequence[Trial], done: Sequence[Row]) -> None:
+        self.began = (len(to_do) + len(done), len(done))
 
     def trial(self, trial: Trial) -> None:
         self.under_way = trial
@@ -179,6 +181,10 @@ class Recorder:
             self.servers.append((self.under_way, server.pid))
         if self.on_phase and (children := server.children()):  # the last phase may be over
             self.on_phase(self.under_way, name, *children)
+
+    def reading(self, reading: Reading) -> None:
+        assert self.under_way is not None
+        self.readings.append((self.under_way, reading))
 
     def row(self, row: Row) -> None:
         self.rows.append(row)

@@ -22,7 +22,7 @@ def test_a_reason_is_shown_as_it_is(
     row.result.reason = reason
     with display_class(console) as display:
         display.preparing(64, 64)
-        display.begin(2, 1)
+        display.begin([row.trial], [row])
         display.trial(row.trial)
         display.phase("first_step")
         display.row(row)
