@@ -25,7 +25,7 @@ SETTINGS: Mapping[str, Scalar] = {
     "depth": 2,
 }
 SAMPLES, BATCH_SIZE = 480, 4
-TRAIN, HELD = split(SETTINGS)
+TRAIN, HELD = split(SETTINGS, 600)
 
 
 @cache

@@ -100,7 +100,7 @@ def test_settings_out_of_range_are_refused_by_name(name: str, bad: Scalar) -> No
 def test_the_promised_training_size_is_what_is_prepared(kind: str) -> None:
     asked = settings(frames=40, gap=3, image_size=16, split=kind)
     data = COLORIZATION.prepare(asked, lambda done, total: None)
-    train, held = split(asked)
+    train, held = split(asked, 40)
     assert data.train_size == COLORIZATION.train_size(asked) == len(train)
     assert data.provenance["train_frames"] == len(train)
     assert data.provenance["validation_frames"] == len(held) == 6

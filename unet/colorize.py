@@ -65,7 +65,7 @@ class ColorizationTask:
         self.device = torch.device(device)
         self.batch_size = batch_size
         self.frames = np.load(str(handle["path"]), mmap_mode="r")
-        self.train, self.validation = split(settings)
+        self.train, self.validation = split(settings, len(self.frames))
 
         flags = set_precision_flags()
         config = UNetConfig(

@@ -78,7 +78,7 @@ class Colorization:
 
     def train_size(self, settings: Mapping[str, Scalar]) -> int:
         """Number of training frames."""
-        train, _ = split(settings)
+        train, _ = split(settings, int(settings["frames"]))
         return len(train)
 
     def prepare(
@@ -88,7 +88,7 @@ class Colorization:
         seed, count = int(settings["data_seed"]), int(settings["frames"])
         fingerprint = fingerprint_drive(seed)
         path = cache_drive(int(settings["image_size"]), count, seed, fingerprint, progress)
-        train, validation = split(settings)
+        train, validation = split(settings, count)
         provenance: dict[str, int | str] = {
             "source": str(settings["data"]),
             "fingerprint": fingerprint,
@@ -101,10 +101,10 @@ class Colorization:
         return FrameSet(path, len(train), provenance)
 
 
-def split(settings: Mapping[str, Scalar]) -> tuple[np.ndarray, np.ndarray]:
-    """Training and validation frames under these settings; see `split_frames`."""
+def split(settings: Mapping[str, Scalar], count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Training and validation frames, of `count` in the cache; see `split_frames`."""
     return split_frames(
-        count=int(settings["frames"]),
+        count=count,
         split=str(settings["split"]),
         validation_percent=int(settings["validation_percent"]),
         gap=int(settings["gap"]),
