@@ -568,7 +568,7 @@ def test_a_narrow_terminal_gets_fewer_columns_and_is_told_which(width: int) -> N
     wide, text = rendered(cell_frame(rows), None), rendered(cell_frame(rows), width)
     table, _, caption = text.partition("not shown for lack of width: ")
     left_out = " ".join(caption.split()).split(", ")
-    titles = wide.splitlines()[1].split("   ")
+    titles = wide.splitlines()[1].split("  ")
     found = [title.strip() for title in titles if title.strip()]
     assert left_out
     for title in found:

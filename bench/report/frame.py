@@ -13,6 +13,7 @@ import pandas as pd
 
 from bench.budget import GIB
 from bench.journal import Row, check_comparable
+from bench.report import compilation
 from bench.spec import DEFAULT_WORKLOAD
 from bench.trial import PHASES, Status
 
@@ -35,6 +36,7 @@ _MEDIAN = (
     "budget_percent",
     "utilization_percent",
     "final_mse",
+    *compilation.SECONDS,
 )
 
 OUTSIDE_GIT = "outside git"
@@ -92,17 +94,19 @@ def cell_frame(rows: Sequence[Row]) -> pd.DataFrame:
             variants.index(cell["variant"]),
         )
     )
+    plain_axes = _plain_axes(cells)
     for cell in cells:
+        cell["plain_axes"] = plain_axes
         cell.update(_speedups(cell, cells))
-        # What crashes now and then is no way to train, however fast its other rounds were.
-        cell["fastest"] = cell["status"] == Status.OK and cell["images_per_s"] == max(
+        cell["fastest"] = _may_win(cell) and cell["images_per_s"] == max(
             other["images_per_s"]
             for other in cells
-            if other["status"] == Status.OK and other["settings"] == cell["settings"]
+            if _may_win(other) and other["settings"] == cell["settings"]
         )
     frame = pd.DataFrame(cells)
     numbers = [*medians, "card_gib", "speedup", "speedup_vs_seed"]
-    return frame.astype(dict.fromkeys(numbers, float) | {"seed_batch_size": "Int64"})
+    counts = [*compilation.COUNTS, "train_size", "seed_batch_size"]
+    return frame.astype(dict.fromkeys(numbers, float) | dict.fromkeys(counts, "Int64"))
 
 
 def _cell(group: pd.DataFrame, medians: Sequence[str]) -> Record:
@@ -115,6 +119,7 @@ def _cell(group: pd.DataFrame, medians: Sequence[str]) -> Record:
     for name in ("memory_mode", "card_gib"):
         cell[name] = next(iter(group[name].dropna()), None)
     return cell | {
+        **compilation.of_rounds(good),
         "commit": _commits(group["commit"]),
         "dirty": _any(group["dirty"]),
         "status": worst,
@@ -135,6 +140,21 @@ def _any(answers: pd.Series) -> bool | None:
     """Whether any round says yes; `None` if none says anything."""
     said = list(answers.dropna())
     return any(said) if said else None
+
+
+def _may_win(cell: Record) -> bool:
+    """Whether its figures are those of training, and it is a way to train.
+
+    What crashes now and then is none, however fast its other rounds were.
+    """
+    return cell["status"] == Status.OK and not cell["flags"]
+
+
+def _plain_axes(cells: Sequence[Record]) -> str | None:
+    """The plain variant's axes as JSON; rows of old tell them only if it was measured itself."""
+    told = (cell["plain_axes"] for cell in cells if pd.notna(cell["plain_axes"]))
+    measured = (cell["axes"] for cell in cells if cell["variant"] == cell["plain_variant"])
+    return next(told, None) or next(measured, None)
 
 
 def _speedups(cell: Record, cells: Sequence[Record]) -> Record:
@@ -199,6 +219,7 @@ def _trial_record(row: Row) -> Record:
         "budget_percent": None,
         "utilization_percent": None,
         "final_mse": None,
+        **compilation.ABSENT,
         "start_s": result.start_s,
         "duration_s": result.duration_s,
         "reason": result.reason,
@@ -207,6 +228,9 @@ def _trial_record(row: Row) -> Record:
         "samples": trial.samples,
         "settings": json.dumps(dict(trial.settings)),
         "workload": row.workload["name"],
+        "train_size": row.workload.get("train_size"),
+        "axes": json.dumps(dict(trial.axes)),
+        "plain_axes": json.dumps(row.workload["axes"]) if "axes" in row.workload else None,
         "plain_variant": row.workload["plain"],
         "baselines": json.dumps(_baselines(row)),
         "device_name": row.environment["device_name"],
@@ -219,6 +243,7 @@ def _trial_record(row: Row) -> Record:
         record["final_mse"] = quality["final_mse"]
         record.update(_times(row))
         record.update(_memory(row))
+        record.update(compilation.of_row(row))
         record["utilization_percent"] = _utilization_percent(row)
     return record
 

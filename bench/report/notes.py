@@ -1,0 +1,128 @@
+"""What a reader must know to take a table for what it is, one line each."""
+
+import json
+from collections.abc import Callable, Iterable
+from functools import partial
+
+import pandas as pd
+
+from bench.report.cells import by_settings, label
+from bench.report.frame import OUTSIDE_GIT, Record
+from bench.trial import Status
+
+BUSY = 1.25
+"""Mean step to median step beyond which something else ran beside a trial."""
+
+FEW = 3
+"""So many cells, variants or reasons are named; of the others, their number."""
+
+
+def machine_notes(cells: list[Record]) -> list[str]:
+    """Where it was measured, and within which memory."""
+    first = cells[0]
+    found = [
+        f"Measured on {first['device_name']}, torch {first['torch']}, budget "
+        f"{first['budget_gib']:g} GiB, {first['samples']} training samples a row.",
+    ]
+    emulated = [
+        f"Budget emulated: a card of {cell['card_gib']:.1f} GiB capped to "
+        f"{cell['budget_gib']:g} GiB."
+        for cell in cells
+        if cell["memory_mode"] == "emulated"
+    ]
+    return [*found, *dict.fromkeys(emulated)]
+
+
+def caution_notes(cells: list[Record]) -> list[str]:
+    """What makes figures less certain than they look, and which cells have none and why."""
+    found = []
+    for cell in cells:
+        slowed = cell["batch_size"] * 1000 / cell["step_ms"] / cell["images_per_s"]
+        if slowed > BUSY:
+            found.append(
+                f"{label(cell)}: steps took {slowed:.1f}x their median on average: the machine was "
+                "busy, and the row and what it is compared with say little."
+            )
+    if all(cell["rounds"] == 1 for cell in cells):
+        found.append("One round: differences of a few percent may be noise.")
+    return [*found, *_commit_notes(cells), *_compilation_notes(cells), *_failure_notes(cells)]
+
+
+def _commit_notes(cells: list[Record]) -> list[str]:
+    """Whether the rows come from one commit, and from nothing but it."""
+    found: list[str] = []
+    commits = {
+        commit
+        for cell in cells
+        for commit in str(OUTSIDE_GIT if pd.isna(cell["commit"]) else cell["commit"]).split(",")
+    }
+    if len(commits) > 1:
+        found.append(f"Rows come from several commits: {', '.join(sorted(commits))}.")
+    if any(pd.notna(cell["dirty"]) and cell["dirty"] for cell in cells):
+        found.append("Measured with uncommitted changes.")
+    return found
+
+
+def _compilation_notes(cells: list[Record]) -> list[str]:
+    """What compile seconds are, which rows are flagged, and why graphs broke."""
+    compiled = [cell for cell in cells if pd.notna(cell["graph_breaks"])]
+    if not compiled:
+        return []
+    found = [
+        "Compile seconds: what the steps before the measured window took beyond as many measured "
+        "ones; cold with an empty compile cache, warm with a filled one."
+    ]
+    flagged = [cell for cell in compiled if cell["flags"]]
+    found += [
+        f"{names}: flagged, and never called fastest: {flags}."
+        for flags, names in _grouped(flagged, lambda cell: [cell["flags"]])
+    ]
+    for kind in ("graph_break", "recompilation"):
+        told = _grouped(compiled, partial(_listed, f"{kind}_reasons"))
+        words = kind.replace("_", " ")
+        found += [f"{names}: {words}: {_shortened(reason)}" for reason, names in told[:FEW]]
+        if more := told[FEW:]:
+            found.append(f"Reasons for a {words} that are only in the journal: {len(more)}.")
+    return found
+
+
+def _listed(column: str, cell: Record) -> list[str]:
+    return list(json.loads(cell[column]))
+
+
+def _failure_notes(cells: list[Record]) -> list[str]:
+    """Cells that did not end well, one line for all that did so for the same reason."""
+    failed = [cell for cell in cells if cell["status"] != Status.OK]
+    words = {id(cell): words for words, group in by_settings(cells) for cell in group}
+    told = _grouped(failed, lambda cell: [f"{cell['status']}: {cell['reason']}"], words)
+    return [f"{names}: {reason}" for reason, names in told]
+
+
+def _grouped(
+    cells: Iterable[Record],
+    reasons_of: Callable[[Record], list[str]],
+    words: dict[int, str] | None = None,
+) -> list[tuple[str, str]]:
+    """Every reason with the names of its cells; where these are many, of a few variants."""
+    groups: dict[str, list[Record]] = {}
+    for cell in cells:
+        for reason in reasons_of(cell):
+            groups.setdefault(reason, []).append(cell)
+    return [(reason, _names(group, words or {})) for reason, group in groups.items()]
+
+
+def _names(cells: list[Record], words: dict[int, str]) -> str:
+    if len(cells) <= FEW:
+        wheres = (words.get(id(cell)) for cell in cells)
+        return ", ".join(
+            f"{label(cell)}{f' at {where}' if where else ''}"
+            for cell, where in zip(cells, wheres, strict=True)
+        )
+    variants = list(dict.fromkeys(cell["variant"] for cell in cells))
+    more = f" and {len(variants) - FEW} more variants" if len(variants) > FEW else ""
+    return f"{', '.join(variants[:FEW])}{more} ({len(cells)} cells)"
+
+
+def _shortened(reason: str) -> str:
+    line = " ".join(reason.split())
+    return line if len(line) <= 160 else line[:157] + "..."

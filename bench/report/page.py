@@ -1,0 +1,114 @@
+"""A page: one DataFrame, and the table, the sentence and the notes made from it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pandas as pd
+from rich import box
+from rich.table import Table
+
+from bench.report.frame import Record
+
+NOT_MEASURED = "not measured"
+NOT_READABLE = "not readable"
+
+_LEFT = ("variant", "mode", "precision", "change", "run", "status")
+_GAP = 2
+"""Characters between two columns in a terminal."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A printed column of figures.
+
+    Attributes:
+        name: In the DataFrame.
+        title: In the heading; a line break in it is one in a terminal.
+        format: From a number to its text.
+        absent: The text of a missing value.
+        needs: Columns without whose values none is expected here: a dash says so.
+    """
+
+    name: str
+    title: str
+    format: Callable[[float], str]
+    absent: str = NOT_MEASURED
+    needs: tuple[str, ...] = ()
+
+    def text(self, record: Record) -> str:
+        """What stands in the table for a line of the DataFrame."""
+        if pd.notna(record[self.name]):
+            return self.format(float(record[self.name]))
+        return self.absent if all(pd.notna(record[name]) for name in self.needs) else "-"
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a report says, before it is put into a format.
+
+    Attributes:
+        frame: All figures, under the names of `results/README.md`.
+        columns: The printed table: title -> its texts.
+        bold: For each row, whether it stands out.
+        dispensable: Titles to be left out of a narrow terminal, in this order, until it fits.
+        verdict: What follows from the table, in plain words.
+        notes: What a reader must know to take it for what it is.
+    """
+
+    frame: pd.DataFrame
+    columns: dict[str, list[str]]
+    bold: list[bool]
+    dispensable: list[str]
+    verdict: str
+    notes: list[str]
+
+    def to_rich(self, width: int | None) -> Table:
+        """The table for a terminal.
+
+        Args:
+            width: Characters to a line; columns that do not fit are left out, and named below the
+                table. `None` keeps all.
+        """
+        widths = {
+            title: max(map(len, (*title.splitlines(), *texts))) + _GAP
+            for title, texts in self.columns.items()
+        }
+        hidden: list[str] = []
+        for title in self.dispensable:
+            if width is not None and title in widths and sum(widths.values()) > width:
+                hidden.append(_one_line(title))
+                del widths[title]
+        table = Table(
+            box=box.SIMPLE_HEAD,
+            pad_edge=False,
+            collapse_padding=True,
+            caption=f"not shown for lack of width: {', '.join(hidden)}" if hidden else None,
+            caption_justify="left",
+        )
+        for title in widths:
+            table.add_column(
+                title,
+                justify="left" if title in _LEFT else "right",
+                vertical="bottom",  # of a heading with fewer lines than others
+                no_wrap=True,
+            )
+        for place, bold in enumerate(self.bold):
+            shown = [self.columns[title][place] for title in widths]
+            table.add_row(*shown, style="bold green" if bold else None)
+        return table
+
+    def to_markdown(self) -> str:
+        """The table, the sentence and the notes."""
+        lines = [
+            "| " + " | ".join(map(_one_line, self.columns)) + " |",
+            "|" + "|".join(":--" if title in _LEFT else "--:" for title in self.columns) + "|",
+        ]
+        for place, bold in enumerate(self.bold):
+            texts = [column[place] for column in self.columns.values()]
+            shown = [f"**{text}**" for text in texts] if bold else texts
+            lines.append("| " + " | ".join(shown) + " |")
+        return "\n".join([*lines, "", self.verdict, "", *(f"- {note}" for note in self.notes), ""])
+
+
+def _one_line(title: str) -> str:
+    return " ".join(title.splitlines())
