@@ -70,7 +70,7 @@ def trial_frame(rows: Sequence[Row]) -> pd.DataFrame:
     """
     for row in rows[1:]:
         check_comparable(rows[0], row, "journal")
-    return pd.DataFrame([_trial_record(row) for row in rows])
+    return pd.DataFrame([trial_record(row) for row in rows])
 
 
 def cell_frame(rows: Sequence[Row]) -> pd.DataFrame:
@@ -192,7 +192,8 @@ def is_power_of_two(number: int) -> bool:
     return number & (number - 1) == 0
 
 
-def _trial_record(row: Row) -> Record:
+def trial_record(row: Row) -> Record:
+    """One trial, with everything derived from its raw figures."""
     trial, result, memory = row.trial, row.result, row.result.memory
     quality = result.quality if result.status is Status.OK else {}
     record: Record = {
