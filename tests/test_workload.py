@@ -115,4 +115,4 @@ def test_provenance_tells_drives_apart_but_not_sizes() -> None:
 
     assert fingerprint() == fingerprint(image_size=17)
     assert fingerprint() != fingerprint(data_seed=1)
-    assert prepare(frames=10, image_size=16) != prepare(frames=10, image_size=17)
+    assert prepare(frames=10, gap=0, image_size=16) != prepare(frames=10, gap=0, image_size=17)

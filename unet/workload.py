@@ -4,14 +4,32 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from unet.frames import SPLITS, FrameSet, cache_drive, fingerprint_drive, split_frames
+from unet.folder import natural_key, scan_folder
+from unet.frames import (
+    SPLITS,
+    Cached,
+    FrameSet,
+    cache_drive,
+    cache_images,
+    fingerprint_drive,
+    name_some,
+    printable,
+    split_frames,
+)
 from unet.shape import UPSAMPLINGS, min_side
 from unet.variant import Variant
 
 Scalar = int | float | str
 
+DRIVE = "drive"
+"""The value of `data` that means the procedural drive; any other is a folder."""
+
+DRIVE_FRAMES = 1200
+LEAST_FRAMES = 10
+BAD_FRAMES = ("refuse", "skip")
+
 _RANGE = {
-    "frames": (10, 1_000_000),
+    "frames": (0, 1_000_000),
     "gap": (0, 1_000_000),
     "data_seed": (0, 2**32 - 1),
     "validation_percent": (1, 50),
@@ -28,9 +46,10 @@ class Colorization:
     task = "unet.colorize:ColorizationTask"
     axes: Mapping[str, tuple[str, ...]] = Variant.choices()
     settings: Mapping[str, Scalar] = {
-        "data": "drive",
+        "data": DRIVE,
         "data_seed": 0,
-        "frames": 1200,
+        "frames": 0,  # all of a folder, DRIVE_FRAMES of the drive
+        "bad_frames": BAD_FRAMES[0],
         "split": "block",
         "validation_percent": 15,
         "gap": 30,
@@ -39,7 +58,9 @@ class Colorization:
         "depth": 4,
         "upsampling": "bilinear",
     }
-    data_settings = frozenset({"data", "data_seed", "frames", "split", "validation_percent", "gap"})
+    data_settings = frozenset(
+        {"data", "data_seed", "frames", "bad_frames", "split", "validation_percent", "gap"}
+    )
     baselines: Mapping[str, str] = {"mean_color_mse": "mean colour", "grey_mse": "grey"}
 
     def variant_name(self, axes: Mapping[str, str]) -> str:
@@ -57,8 +78,12 @@ class Colorization:
                 raise ValueError(
                     f"{name} {settings[name]}: expected a whole number from {minimum} to {maximum}"
                 )
+        if 0 < int(settings["frames"]) < LEAST_FRAMES:
+            raise ValueError(
+                f"frames {settings['frames']}: expected at least {LEAST_FRAMES}, or 0 for all"
+            )
         for name, choices in {
-            "data": ("drive",),
+            "bad_frames": BAD_FRAMES,
             "split": SPLITS,
             "upsampling": UPSAMPLINGS,
         }.items():
@@ -70,35 +95,85 @@ class Colorization:
                 f"image_size {size}: depth {depth} needs at least {min_side(depth)}, "
                 "or its lowest level would hold a single pixel"
             )
-        if self.train_size(settings) < 1:
-            raise ValueError(
-                f"frames {settings['frames']}: nothing is left to train on with gap "
-                f"{settings['gap']} and validation_percent {settings['validation_percent']}"
-            )
+        _parts(settings, _count(settings))
 
     def train_size(self, settings: Mapping[str, Scalar]) -> int:
-        """Number of training frames."""
-        train, _ = split(settings, int(settings["frames"]))
+        """Number of training frames; fewer are prepared if unreadable ones are left out."""
+        train, _ = split(settings, _count(settings))
         return len(train)
 
     def prepare(
         self, settings: Mapping[str, Scalar], progress: Callable[[int, int], None]
     ) -> FrameSet:
-        """Renders the frames once, into a cache that all trials share."""
-        seed, count = int(settings["data_seed"]), int(settings["frames"])
-        fingerprint = fingerprint_drive(seed)
-        path = cache_drive(int(settings["image_size"]), count, seed, fingerprint, progress)
-        train, validation = split(settings, count)
+        """Draws or decodes the frames once, into a cache that all trials share."""
+        size, notes = int(settings["image_size"]), []
+        if settings["data"] == DRIVE:
+            count, seed = _count(settings), int(settings["data_seed"])
+            fingerprint = fingerprint_drive(seed)
+            path = cache_drive(size, count, seed, fingerprint, progress)
+            cached = Cached(path, count, fingerprint)
+        else:
+            folder, skip = str(settings["data"]), settings["bad_frames"] == "skip"
+            names, others = _images(settings)
+            chosen = sorted(names, key=natural_key)[: int(settings["frames"]) or None]
+            cached = cache_images(folder, chosen, size, LEAST_FRAMES, skip, progress)
+            if others:
+                notes.append(f"Files in {printable(folder)} that are no images: {others}.")
+            if cached.skipped:
+                notes.append(f"Unreadable frames left out: {name_some(cached.skipped)}.")
+        train, validation = _parts(settings, cached.count)
         provenance: dict[str, int | str] = {
-            "source": str(settings["data"]),
-            "fingerprint": fingerprint,
-            "frames": count,
+            "source": DRIVE if settings["data"] == DRIVE else "folder",  # which may be moved
+            "fingerprint": cached.fingerprint,
+            "frames": cached.count,
+            "skipped": len(cached.skipped),
             "split": str(settings["split"]),
             "gap": int(settings["gap"]),
             "train_frames": len(train),
             "validation_frames": len(validation),
         }
-        return FrameSet(path, len(train), provenance)
+        return FrameSet(cached.path, len(train), provenance, tuple(notes))
+
+
+def _images(settings: Mapping[str, Scalar]) -> tuple[list[str], int]:
+    """Images of the folder, in no order, and its number of other files."""
+    folder, asked = str(settings["data"]), int(settings["frames"])
+    try:
+        names, others = scan_folder(folder)
+    except OSError as error:
+        raise ValueError(
+            f"data {folder!r}: expected {DRIVE!r} or a folder of frames; "
+            f"{printable(str(error.filename))}: {error.strerror}"
+        ) from None
+    if len(names) < LEAST_FRAMES:
+        raise ValueError(
+            f"data {folder!r}: expected at least {LEAST_FRAMES} images, found {len(names)} "
+            f"and {others} other files"
+        )
+    if asked > len(names):
+        raise ValueError(f"frames {asked}: there are only {len(names)} in {folder!r}")
+    return names, others
+
+
+def _count(settings: Mapping[str, Scalar]) -> int:
+    """Number of frames that are drawn or decoded."""
+    asked = int(settings["frames"])
+    if settings["data"] == DRIVE:
+        return asked or DRIVE_FRAMES
+    names, _ = _images(settings)
+    return asked or len(names)
+
+
+def _parts(settings: Mapping[str, Scalar], count: int) -> tuple[np.ndarray, np.ndarray]:
+    """As `split`, refusing to leave nothing to train on."""
+    train, validation = split(settings, count)
+    if not len(train):
+        raise ValueError(
+            f"frames {count}: nothing is left to train on with gap {settings['gap']} and "
+            f"validation_percent {settings['validation_percent']}; expected a smaller gap, or "
+            "split 'random' for images that are no drive"
+        )
+    return train, validation
 
 
 def split(settings: Mapping[str, Scalar], count: int) -> tuple[np.ndarray, np.ndarray]:
