@@ -1,7 +1,7 @@
 """What a reader must know to take a table for what it is, one line each."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 import pandas as pd
@@ -31,6 +31,14 @@ def machine_notes(cells: list[Record]) -> list[str]:
         if cell["memory_mode"] == "emulated"
     ]
     return [*found, *dict.fromkeys(emulated)]
+
+
+def compile_seconds_note() -> str:
+    """What the columns of compile seconds hold."""
+    return (
+        "Compile seconds: what the steps before the measured window took beyond as many measured "
+        "ones; cold with an empty compile cache, warm with a filled one."
+    )
 
 
 def caution_notes(cells: list[Record]) -> list[str]:
@@ -64,16 +72,10 @@ def _commit_notes(cells: list[Record]) -> list[str]:
 
 
 def _compilation_notes(cells: list[Record]) -> list[str]:
-    """What compile seconds are, which rows are flagged, and why graphs broke."""
+    """Which rows are flagged, and why graphs broke or were compiled again."""
     compiled = [cell for cell in cells if pd.notna(cell["graph_breaks"])]
-    if not compiled:
-        return []
-    found = [
-        "Compile seconds: what the steps before the measured window took beyond as many measured "
-        "ones; cold with an empty compile cache, warm with a filled one."
-    ]
     flagged = [cell for cell in compiled if cell["flags"]]
-    found += [
+    found = [
         f"{names}: flagged, and never called fastest: {flags}."
         for flags, names in _grouped(flagged, lambda cell: [cell["flags"]])
     ]
@@ -101,23 +103,30 @@ def _failure_notes(cells: list[Record]) -> list[str]:
 def _grouped(
     cells: Iterable[Record],
     reasons_of: Callable[[Record], list[str]],
-    words: dict[int, str] | None = None,
+    words: Mapping[int, str] | None = None,
 ) -> list[tuple[str, str]]:
     """Every reason with the names of its cells; where these are many, of a few variants."""
     groups: dict[str, list[Record]] = {}
     for cell in cells:
         for reason in reasons_of(cell):
             groups.setdefault(reason, []).append(cell)
-    return [(reason, _names(group, words or {})) for reason, group in groups.items()]
+    return [(reason, names(group, words)) for reason, group in groups.items()]
 
 
-def _names(cells: list[Record], words: dict[int, str]) -> str:
+def names(cells: list[Record], words: Mapping[int, str] | None = None) -> str:
+    """Cells by their labels; where there are many, by a few of their variants.
+
+    Args:
+        cells: At least one.
+        words: By `id` of a cell, the settings that set it apart.
+    """
     if len(cells) <= FEW:
-        wheres = (words.get(id(cell)) for cell in cells)
-        return ", ".join(
+        wheres = ((words or {}).get(id(cell)) for cell in cells)
+        labels = (
             f"{label(cell)}{f' at {where}' if where else ''}"
             for cell, where in zip(cells, wheres, strict=True)
         )
+        return ", ".join(dict.fromkeys(labels))  # seeds and settings may share one
     variants = list(dict.fromkeys(cell["variant"] for cell in cells))
     more = f" and {len(variants) - FEW} more variants" if len(variants) > FEW else ""
     return f"{', '.join(variants[:FEW])}{more} ({len(cells)} cells)"

@@ -7,7 +7,7 @@ from rich.table import Table
 
 from bench.report.cells import by_settings, differing, records, status_text, where
 from bench.report.frame import Record, plain_cells
-from bench.report.notes import caution_notes, machine_notes
+from bench.report.notes import caution_notes, compile_seconds_note, machine_notes
 from bench.report.page import NOT_READABLE, Column, Page
 from bench.trial import Status
 
@@ -77,6 +77,7 @@ def notes(frame: pd.DataFrame) -> list[str]:
         *machine_notes(cells),
         *_baseline_notes(cells),
         *_seed_notes(cells),
+        *([compile_seconds_note()] if _compiled(cells) else []),
         *caution_notes(cells),
     ]
 
@@ -95,11 +96,15 @@ def _columns(cells: list[Record]) -> dict[str, list[str]]:
         columns[column.title] = [
             column.text(cell | {"ratio": ratio}) for cell, ratio in zip(cells, ratios, strict=True)
         ]
-    if any(pd.notna(cell["graph_breaks"]) for cell in cells):
+    if _compiled(cells):
         columns |= {
             column.title: [column.text(cell) for cell in cells] for column in COMPILE_COLUMNS
         }
     return columns | {"status": [status_text(cell) for cell in cells]}
+
+
+def _compiled(cells: list[Record]) -> bool:
+    return any(pd.notna(cell["graph_breaks"]) for cell in cells)
 
 
 def _baselines(cells: list[Record]) -> dict[str, str]:

@@ -3,41 +3,45 @@ import io
 import json
 import math
 import re
-import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import pandas as pd
 import pytest
-from rich.console import Console
 
 from bench import cli, sweep
 from bench.journal import FILE_NAME, Row, read
 from bench.report import frame as frame_module
-from bench.report.frame import cell_frame, reproduce, trial_frame
-from bench.report.tables import notes, to_csv, to_json, to_markdown, to_rich, verdict
-from bench.trial import Scalar, Status, Trial, TrialResult
+from bench.report.frame import cell_frame
+from bench.report.tables import notes, to_csv, to_json, to_markdown, verdict
+from bench.trial import Status, TrialResult
 from tests.harness import Recorder, toy_plan
+from tests.report_rows import (
+    CUDA,
+    MIXED,
+    SETTINGS,
+    WORKLOAD_BASELINES,
+    absent,
+    bad,
+    cells,
+    good,
+    gpu_samples,
+    measured,
+    notes_of,
+    one,
+    quality,
+    rendered,
+    row,
+    sample,
+    texts,
+    trial,
+)
 from tests.toy import TOY as TOY_WORKLOAD
 from unet.workload import COLORIZATION
 
-GIB = 2**30
-BUDGET = 8 * GIB
-AXES = {
-    "fp32": {"precision": "fp32", "memory_format": "contiguous"},
-    "bf16": {"precision": "bf16", "memory_format": "contiguous"},
-    "bf16+channels_last": {"precision": "bf16", "memory_format": "channels_last"},
-}
-SETTINGS: dict[str, Scalar] = {"data": "drive", "image_size": 64, "width": 16}
-ENVIRONMENT = {
-    "device_name": "Some CPU",
-    "torch": "2.15.0",
-    "commit": "abc",
-    "dirty": False,
-    "cpus_allowed": 4,
-}
+# Formats.
+
 
 CONTRACT = {
     "images_per_s",
@@ -53,203 +57,7 @@ CONTRACT = {
 }
 
 
-def trial(
-    variant: str = "fp32",
-    batch_size: int = 4,
-    settings: Mapping[str, Scalar] = SETTINGS,
-    **more: Any,
-) -> Trial:
-    fields: dict[str, Any] = {
-        "workload": "unet.workload:COLORIZATION",
-        "variant": variant,
-        "axes": AXES[variant],
-        "settings": dict(settings),
-        "batch_size": batch_size,
-        "seed": 0,
-        "round": 0,
-        "samples": 1024,
-        "warmup_steps": 1,
-        "measured_steps": 3,
-        "device": "cpu",
-        "budget_bytes": BUDGET,
-    }
-    return Trial(**(fields | more))
-
-
-def sample(
-    phase: str | None, at_s: float, cpu_s: float, rss_gib: float, **gpu: Any
-) -> dict[str, Any]:
-    return {
-        "at_s": at_s,
-        "phase": phase,
-        "cpu_s": cpu_s,
-        "rss_anon_bytes": int(rss_gib * GIB),
-        **gpu,
-    }
-
-
-def measured(rate: float = 8.0, batch_size: int = 4, **more: Any) -> TrialResult:
-    """First step, one warm-up step, three measured ones, one smaller one."""
-    fields: dict[str, Any] = {
-        "status": Status.OK,
-        "start_s": 0.05,
-        "duration_s": 20.0,
-        "phase_at_s": {"measuring": 100.0, "training": 100.0 + 3 * batch_size / rate},
-        "parent_phase_at_s": {"measuring": 100.5, "training": 104.0},
-        "step_phase_s": [
-            [0.100, 0.200, 0.300, 0.400],
-            [9.0, 9.0, 9.0, 9.0],
-            [0.001, 0.010, 0.020, 0.003],  # 34 ms in all
-            [0.002, 0.030, 0.010, 0.001],  # 43 ms
-            [0.004, 0.020, 0.060, 0.002],  # 86 ms
-            [7.0, 7.0, 7.0, 7.0],
-        ],
-        "step_samples": [batch_size] * 5 + [1],
-        "window": [2, 5],
-        "memory": {"peak_bytes": 2 * GIB, "first_step_peak_bytes": 3 * GIB},
-        "quality": {"final_mse": 100.0, "grey_mse": 400.0, "mean_color_mse": 200.0},
-        "monitor": [
-            sample("starting", 90.0, 0.0, 7.0),
-            sample("warming_up", 95.0, 5.0, 1.0),
-            sample("measuring", 100.0, 10.0, 1.5),
-            sample("measuring", 102.0, 16.0, 1.5),
-            sample("training", 104.0, 22.0, 1.5),
-            sample("evaluating", 120.0, 99.0, 7.0),
-        ],
-    }
-    return TrialResult(**(fields | more))
-
-
-def failed(status: Status, reason: str = "for a reason") -> TrialResult:
-    return TrialResult(status, reason)
-
-
-WORKLOAD_BASELINES = {"mean_color_mse": "mean colour", "grey_mse": "grey"}
-WORKLOAD = {"name": "colorization", "plain": "fp32", "baselines": WORKLOAD_BASELINES}
-
-
-def row(asked: Trial, result: TrialResult, **environment: Any) -> Row:
-    return Row(
-        asked,
-        WORKLOAD,
-        {"fingerprint": "f"},
-        ENVIRONMENT | environment,
-        result,
-    )
-
-
-def good(variant: str, batch_size: int, rate: float, **more: Any) -> Row:
-    return row(trial(variant, batch_size, **more), measured(rate, batch_size))
-
-
-def bad(variant: str, batch_size: int, status: Status, **more: Any) -> Row:
-    return row(trial(variant, batch_size, **more), failed(status))
-
-
-def cells(*rows: Row) -> list[dict[str, Any]]:
-    return cast("list[dict[str, Any]]", cell_frame(rows).to_dict("records"))
-
-
-def one(result: TrialResult, **asked: Any) -> dict[str, Any]:
-    (cell,) = cells(row(trial(**asked), result))
-    return cell
-
-
-def absent(value: Any) -> bool:
-    return bool(pd.isna(value))
-
-
-# Derived figures.
-
-
-def test_rate_and_times_are_of_the_measured_window() -> None:
-    cell = one(measured(rate=8.0))
-    assert cell["images_per_s"] == pytest.approx(8.0)
-    assert cell["step_ms"] == pytest.approx(43.0)
-    assert cell["data_ms"] == pytest.approx(2.0)
-    assert cell["forward_ms"] == pytest.approx(20.0)
-    assert cell["backward_ms"] == pytest.approx(20.0)
-    assert cell["optimizer_ms"] == pytest.approx(2.0)
-    assert cell["first_step_ms"] == pytest.approx(1000.0)
-    assert cell["start_s"] == pytest.approx(0.05)
-
-
-def test_utilization_on_cpu_is_the_share_of_the_allowed_cores_in_the_window() -> None:
-    # 12 s of CPU time in 4 s on 4 cores.
-    assert one(measured())["utilization_percent"] == pytest.approx(75.0)
-
-
-def test_memory_on_cpu_is_the_peak_the_kernel_tracked() -> None:
-    cell = one(measured())
-    assert cell["peak_memory_gib"] == pytest.approx(2.0)
-    assert cell["budget_percent"] == pytest.approx(25.0)
-    assert cell["first_step_peak_memory_gib"] == pytest.approx(3.0)
-    assert cell["budget_gib"] == pytest.approx(8.0)
-
-
-def test_memory_on_cpu_counts_processes_the_trial_has_started() -> None:
-    samples = [
-        sample("starting", 90.0, 0.0, 7.0),
-        sample("measuring", 100.0, 1.0, 4.0),  # the tree's sum is beyond the process's own peak
-        sample("training", 101.0, 2.0, 3.0),
-    ]
-    cell = one(measured(monitor=samples))
-    assert cell["peak_memory_gib"] == pytest.approx(4.0)
-    assert cell["budget_percent"] == pytest.approx(50.0)
-
-
-@pytest.mark.parametrize(("wall_s", "readable"), [(0.09, False), (0.11, True)])
-def test_utilization_on_cpu_needs_ten_clock_ticks(wall_s: float, readable: bool) -> None:
-    samples = [
-        sample("measuring", 100.0, 10.0, 1.5),
-        sample("training", 100.0 + wall_s, 10.0 + wall_s, 1.5),
-    ]
-    result = measured(monitor=samples)
-    assert absent(one(result)["utilization_percent"]) != readable
-    (text,) = texts(row(trial(), result))
-    assert text["util %"] == ("25" if readable else "not readable")
-
-
-CUDA = {
-    "mode": "emulated",
-    "card_bytes": int(79.1 * GIB),
-    "peak_bytes": 2 * GIB,
-    "peak_reserved_bytes": 3 * GIB,
-    "process_bytes": 4 * GIB,
-    "context_bytes": GIB // 2,
-    "first_step_peak_bytes": 5 * GIB,
-}
-
-
-def gpu_samples(*percents: float | None) -> list[dict[str, Any]]:
-    return [
-        sample("warming_up", 99.0, 0.0, 1.0, gpu_percent=1.0),
-        sample("measuring", 100.5, 0.0, 1.0, gpu_percent=3.0),
-        sample("measuring", 101.4, 0.0, 1.0, gpu_percent=4.0),
-        *(sample("measuring", 101.5, 0.0, 1.0, gpu_percent=percent) for percent in percents),
-        sample("training", 104.0, 0.0, 1.0, gpu_percent=2.0),
-    ]
-
-
-def test_memory_on_cuda_is_the_allocators_and_its_share_the_whole_processs() -> None:
-    cell = one(measured(memory=CUDA, monitor=gpu_samples(50.0)), device="cuda")
-    assert cell["peak_memory_gib"] == pytest.approx(2.0)
-    assert cell["budget_percent"] == pytest.approx(100 * 3.5 / 8)
-    assert cell["first_step_peak_memory_gib"] == pytest.approx(5.0)
-    assert cell["peak_reserved_gib"] == pytest.approx(3.0)
-    assert cell["process_gib"] == pytest.approx(4.0)
-
-
-def test_process_memory_that_is_not_readable_is_absent() -> None:
-    memory = {name: size for name, size in CUDA.items() if name != "process_bytes"}
-    for known in (memory, memory | {"process_bytes": None}):
-        assert absent(one(measured(memory=known), device="cuda")["process_gib"])
-
-
-def test_memory_of_cuda_is_absent_on_cpu() -> None:
-    cell = one(measured())
-    for name in ("peak_reserved_gib", "process_gib", "card_gib"):
-        assert absent(cell[name])
+# Cells.
 
 
 def test_a_bigger_card_that_was_capped_is_told() -> None:
@@ -269,21 +77,6 @@ def test_a_card_of_the_budgets_size_is_not_called_emulated(memory: dict[str, Any
     (cell,) = cells(*rows)
     assert absent(cell["memory_mode"]) if not memory else cell["memory_mode"] == "native"
     assert not any("emulated" in note for note in notes_of(rows))
-
-
-def test_utilization_on_cuda_is_the_mean_of_nvmls_a_second_into_the_window() -> None:
-    cell = one(measured(memory=CUDA, monitor=gpu_samples(90.0, None, 80.0)), device="cuda:1")
-    assert cell["utilization_percent"] == pytest.approx(85.0)
-
-
-def texts(*rows: Row) -> list[dict[str, str]]:
-    """The Markdown table, line by line, by heading; without the winner's bold."""
-    head, _, *lines = [
-        [word.strip().strip("*") for word in line.strip("|").split("|")]
-        for line in to_markdown(cell_frame(rows)).splitlines()
-        if line.startswith("|")
-    ]
-    return [dict(zip(head, line, strict=True)) for line in lines]
 
 
 def test_utilization_of_a_window_below_a_second_is_not_readable_on_cuda() -> None:
@@ -321,61 +114,7 @@ def test_a_cell_that_was_not_measured_says_so_and_why(status: Status) -> None:
     assert f"bf16 b4: {status}: for a reason" in notes(frame)
 
 
-# Speed-ups.
-
-
-def test_speedup_is_against_plain_at_the_same_batch() -> None:
-    found = cells(
-        good("fp32", 4, 10.0),
-        good("bf16", 4, 15.0),
-        good("fp32", 8, 20.0),
-        good("bf16", 8, 50.0),
-    )
-    assert [cell["speedup"] for cell in found] == pytest.approx([1.0, 1.5, 1.0, 2.5])
-
-
-@pytest.mark.parametrize("plain", [[], [bad("fp32", 4, Status.CRASH)]], ids=["absent", "failed"])
-def test_without_plain_there_is_no_speedup(plain: list[Row]) -> None:
-    rows = [good("bf16", 4, 15.0), *plain, good("fp32", 8, 20.0), good("bf16", 8, 30.0)]
-    cell = cells(*rows)[0]
-    assert absent(cell["speedup"])
-    assert cell["speedup_vs_seed"] == pytest.approx(15 / 20)
-    assert texts(*rows)[0]["speedup"] == "not measured"
-
-
-def test_nothing_is_compared_across_seeds_or_settings() -> None:
-    small = {**SETTINGS, "image_size": 32}
-    rows = [
-        good("fp32", 4, 40.0, settings=small),
-        good("bf16", 4, 60.0, settings=small),
-        good("fp32", 4, 10.0),
-        good("fp32", 4, 20.0, seed=1),
-        good("bf16", 4, 30.0, seed=1),
-        good("bf16", 4, 30.0, seed=2),
-    ]
-    found = cells(*rows)
-    assert [cell["speedup"] for cell in found[:5]] == pytest.approx([1.0, 1.5, 1.0, 1.0, 1.5])
-    assert [cell["speedup_vs_seed"] for cell in found[:5]] == pytest.approx([1, 1.5, 1, 1, 1.5])
-    assert absent(found[5]["speedup"])
-    assert absent(found[5]["speedup_vs_seed"])
-
-
-def test_speedup_vs_seed_is_against_plains_largest_power_of_two() -> None:
-    rows = [
-        good("fp32", 8, 10.0),
-        good("fp32", 16, 20.0),
-        good("fp32", 22, 40.0),
-        good("bf16", 22, 60.0),
-        bad("fp32", 32, Status.OOM),
-        good("bf16", 32, 80.0),
-    ]
-    found = cells(*rows)
-    assert [cell["speedup_vs_seed"] for cell in (found[3], found[5])] == pytest.approx([3.0, 4.0])
-    assert {cell["seed_batch_size"] for cell in found} == {16}
-    assert (
-        "vs seed: against plain fp32 at batch 16, the largest power of two that fits the budget."
-        in notes(cell_frame(rows))
-    )
+# Notes.
 
 
 @pytest.mark.parametrize("status", [Status.OOM, Status.IMPLIED_OOM])
@@ -398,45 +137,6 @@ def test_out_of_memory_at_twice_the_batch_is_the_budgets_edge(status: Status) ->
 def test_otherwise_it_is_only_the_largest_that_was_measured(more: list[Row]) -> None:
     (note,) = [note for note in notes_of([good("fp32", 8, 10.0), *more]) if "vs seed:" in note]
     assert "at batch 8, the largest power of two measured here; the budget may hold" in note
-
-
-def notes_of(rows: Sequence[Row]) -> list[str]:
-    return notes(cell_frame(rows))
-
-
-# Rounds.
-
-
-def test_rounds_are_one_cell_with_their_medians() -> None:
-    rows = [
-        row(trial(round=0), measured(rate=10.0, start_s=0.3)),
-        row(trial(round=1), measured(rate=40.0, start_s=0.1)),
-        row(trial(round=2), measured(rate=20.0, start_s=0.2)),
-    ]
-    (cell,) = cells(*rows)
-    assert cell["images_per_s"] == pytest.approx(20.0)
-    assert cell["start_s"] == pytest.approx(0.2)
-    assert (cell["rounds"], cell["rounds_ok"], cell["status"]) == (3, 3, "ok")
-    assert texts(*rows)[0]["status"] == "ok 3/3"
-    assert len(trial_frame(rows)) == 3
-
-
-def test_a_cell_whose_rounds_ended_differently_bears_the_worst_and_the_figures_of_the_good() -> (
-    None
-):
-    rows = [
-        row(trial(round=0), failed(Status.TIMEOUT, "killed after 3 s")),
-        row(trial(round=1), measured(rate=10.0)),
-        row(trial(round=2), failed(Status.CRASH, "RuntimeError: boom")),
-        row(trial(round=3), measured(rate=30.0)),
-    ]
-    (cell,) = cells(*rows)
-    assert (cell["status"], cell["reason"]) == ("crash", "RuntimeError: boom")
-    assert (cell["rounds"], cell["rounds_ok"]) == (4, 2)
-    assert cell["images_per_s"] == pytest.approx(20.0)
-    (text,) = texts(*rows)
-    assert text["status"] == "crash 2/4"
-    assert text["images/s"] == "20.0"
 
 
 def test_only_a_cell_all_of_whose_rounds_ended_well_may_be_the_fastest() -> None:
@@ -492,25 +192,6 @@ def test_one_round_is_warned_of_and_several_are_not() -> None:
     assert not any("One round" in note for note in notes_of(several))
 
 
-# Formats.
-
-MIXED = [
-    good("fp32", 4, 10.0),
-    good("bf16", 4, 15.0),
-    bad("bf16+channels_last", 4, Status.OOM),
-    good("fp32", 8, 12.0),
-    row(
-        trial("bf16", 8),
-        measured(
-            48.0,
-            8,
-            memory={"peak_bytes": None},
-            monitor=[sample("measuring", 100.0, 1.0, 0.0), sample("training", 101.0, 2.0, 0.0)],
-        ),
-    ),
-]
-
-
 def test_csv_and_json_hold_the_frame_under_the_contracts_names() -> None:
     frame = cell_frame(MIXED)
     expected = frame.to_dict("records")
@@ -530,12 +211,6 @@ def test_csv_and_json_hold_the_frame_under_the_contracts_names() -> None:
             else:
                 assert text[str(name)] == str(value)
                 assert item[name] == value
-
-
-def rendered(frame: pd.DataFrame, width: int | None) -> str:
-    file = io.StringIO()
-    Console(file=file, width=width or 10_000).print(to_rich(frame, width))
-    return file.getvalue()
 
 
 def test_markdown_and_table_hold_the_same_numbers() -> None:
@@ -608,26 +283,6 @@ def test_two_image_sizes_are_told_apart_and_judged_apart() -> None:
     assert any("at image_size 32: 200.0 for" in note for note in notes(frame))
 
 
-def test_rows_are_in_the_tables_order_not_in_the_journals() -> None:
-    sizes = {size: {**SETTINGS, "image_size": size} for size in (32, 64, 128)}
-    rows = [
-        good("bf16", 16, 1.0, settings=sizes[128]),
-        good("fp32", 16, 1.0, settings=sizes[128]),
-        good("fp32", 8, 1.0, settings=sizes[128]),
-        good("bf16", 8, 1.0, settings=sizes[128]),
-        good("fp32", 8, 1.0, settings=sizes[64]),
-        good("fp32", 8, 1.0, settings=sizes[32]),
-    ]
-    assert [(cell["image_size"], cell["batch_size"], cell["variant"]) for cell in cells(*rows)] == [
-        (32, 8, "fp32"),
-        (64, 8, "fp32"),
-        (128, 8, "bf16"),
-        (128, 8, "fp32"),
-        (128, 16, "bf16"),
-        (128, 16, "fp32"),
-    ]
-
-
 def test_one_image_size_needs_no_column() -> None:
     assert "image_size" not in texts(*MIXED)[0]
     assert "seed" not in texts(*MIXED)[0]
@@ -651,10 +306,6 @@ def test_the_verdict_says_what_is_fastest_against_what_and_at_which_price() -> N
         "Fastest here: bf16 at batch 8 with 50.0 images/s, 2.50x plain fp32 at the same batch, "
         "in 2.00 of 8 GiB, to a final MSE of 90.0 (plain: 100.0)."
     )
-
-
-def quality(final_mse: float) -> dict[str, float]:
-    return {"final_mse": final_mse, "grey_mse": 400.0, "mean_color_mse": 200.0}
 
 
 def test_the_verdict_compares_plain_with_nothing() -> None:
@@ -750,45 +401,6 @@ def test_the_report_knows_no_colours() -> None:
         assert not re.search(r"gr[ea]y|mean.colou?r|\bab\b", path.read_text()), path
 
 
-# What cannot be compared.
-
-
-@pytest.mark.parametrize(
-    ("other", "key"),
-    [
-        (row(trial(batch_size=8, budget_bytes=GIB), measured()), "budget_bytes"),
-        (row(trial(batch_size=8, samples=99), measured()), "samples"),
-        (row(trial(batch_size=8, device="cuda"), measured()), "device"),
-        (row(trial(batch_size=8), measured(), torch="2.16.0"), "environment.torch"),
-        (row(trial(batch_size=8), measured(), device_name="Other"), "environment.device_name"),
-        (replace(row(trial(batch_size=8), measured()), data={"fingerprint": "g"}), "data.finger"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-def test_rows_that_cannot_be_compared_are_refused_by_key(
-    other: Row, key: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    first = good("fp32", 4, 10.0)
-    (tmp_path / FILE_NAME).write_text(first.to_line() + other.to_line())
-    with pytest.raises(SystemExit) as caught:
-        cli.main(["report", str(tmp_path)])
-    out, error = capsys.readouterr()
-    assert caught.value.code == 2
-    assert out == ""
-    assert f": {key}" in error
-    assert error.count("\n") == 1
-
-
-def test_a_journal_without_rows_is_refused_in_words(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / FILE_NAME).touch()
-    with pytest.raises(SystemExit) as caught:
-        cli.main(["report", str(tmp_path)])
-    assert caught.value.code == 2
-    assert capsys.readouterr().err == "unet-bench: the journal holds no rows yet\n"
-
-
 @pytest.mark.parametrize("style", ["table", "md", "csv", "json"])
 def test_a_report_is_the_same_in_every_format_after_the_journal(
     style: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -805,67 +417,6 @@ def test_a_report_is_the_same_in_every_format_after_the_journal(
         assert rendered(frame, None).strip() in out
     else:
         assert out == expected[style](frame)
-
-
-# Doing it again.
-
-
-class Captured(Exception):  # noqa: N818 (no error, but the way out)
-    """Carries the plan that a command would have carried out."""
-
-
-def plan_of(words: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> sweep.Plan:
-    def run(plan: sweep.Plan, observer: sweep.Observer) -> bool:
-        raise Captured(plan)
-
-    monkeypatch.setattr(sweep, "run", run)
-    with pytest.raises(Captured) as caught:
-        cli.main(words)
-    plan = caught.value.args[0]
-    assert isinstance(plan, sweep.Plan)
-    return plan
-
-
-FULL: dict[str, Scalar] = {
-    "data": "drive",
-    "data_seed": 3,
-    "frames": 600,
-    "split": "random",
-    "validation_percent": 10,
-    "gap": 0,
-    "image_size": 48,
-    "width": 12,
-    "depth": 3,
-    "upsampling": "nearest",
-}
-TOY: dict[str, Any] = {
-    "workload": "tests.toy:TOY",
-    "settings": {"size": 50, "sleep_ms": 2, "oom_from": 9},
-    "axes": {"fault": "raise", "flavor": "sweet"},
-    "variant": "raise+sweet",
-}
-
-
-@pytest.mark.parametrize("round_", [0, 2])
-@pytest.mark.parametrize(
-    "asked",
-    [
-        trial("fp32", 7, FULL),
-        trial("bf16+channels_last", 3, FULL, seed=9, samples=333, budget_bytes=123456789),
-        replace(trial(), **TOY),
-    ],
-    ids=["plain", "changed", "toy"],
-)
-def test_a_rows_command_line_asks_for_the_same_trial(
-    asked: Trial, round_: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    program, *words = shlex.split(reproduce(row(replace(asked, round=round_), measured())))
-    assert program == "unet-bench"
-    again = plan_of(words, monkeypatch).spec
-    assert again.budget_bytes == asked.budget_bytes
-    (found,) = again.trials(again.one("device"), again.budget_bytes)
-    assert found == asked
-    assert found.key == asked.key
 
 
 def test_a_row_measured_beside_something_else_is_told() -> None:

@@ -1,0 +1,170 @@
+"""The view `ladder`: variants in the order they were asked for, each against the ones before it."""
+
+import json
+from itertools import groupby
+
+import pandas as pd
+
+from bench.report.cells import (
+    axes,
+    by_settings,
+    differing,
+    plain_axes,
+    status_text,
+    where,
+)
+from bench.report.frame import Record
+from bench.report.notes import caution_notes, compile_seconds_note, machine_notes, names
+from bench.report.page import NOT_READABLE, Column, Page
+from bench.report.tables import COMPILE_COLUMNS
+from bench.trial import Status
+
+NAME = "ladder"
+
+_MEASURED = ("images_per_s",)
+_KEPT = (
+    "variant",
+    "batch_size",
+    "images_per_s",
+    "peak_memory_gib",
+    "final_mse",
+    "cold_compile_s",
+    "warm_compile_s",
+    "graph_breaks",
+    "status",
+    "reason",
+    "flags",
+    "rounds",
+    "rounds_ok",
+    "fastest",
+    "seed",
+    "settings",
+)
+
+_COLUMNS = (
+    Column("images_per_s", "images/s", "{:.1f}".format),
+    Column("speedup_vs_first", "vs first", "{:.2f}x".format, needs=_MEASURED),
+    Column(
+        "speedup_vs_before",
+        "vs before",
+        "{:.2f}x".format,
+        needs=(*_MEASURED, "before_variant"),
+    ),
+    Column("peak_memory_gib", "peak GiB", "{:.2f}".format, NOT_READABLE, _MEASURED),
+    Column("final_mse", "MSE", "{:.1f}".format, needs=_MEASURED),
+)
+
+
+def ladder(cells: list[Record]) -> Page:
+    """What each step from variant to variant brings, at every batch size.
+
+    A rung is compared with the last one before it that was measured and is not flagged.
+
+    Raises:
+        ValueError: There is only one variant.
+    """
+    if len({cell["variant"] for cell in cells}) == 1:
+        raise ValueError(f"--view {NAME}: expected several variants, got {cells[0]['variant']}")
+    lines: list[Record] = []
+    skipped: dict[str, list[Record]] = {}
+    for _, rungs in groupby(
+        cells, lambda cell: (cell["settings"], cell["seed"], cell["batch_size"])
+    ):
+        first = before = previous = None
+        for cell in rungs:
+            first = first or cell
+            lines.append(_line(cell, first, before))
+            if before is not previous and before is not None:
+                skipped.setdefault(before["variant"], []).append(cell)
+            previous = cell
+            if cell["rounds_ok"] and not cell["flags"]:
+                before = cell
+    compiled = any(pd.notna(cell["graph_breaks"]) for cell in cells)
+    columns = (*_COLUMNS, *(COMPILE_COLUMNS if compiled else ()))
+    notes = [compile_seconds_note()] if compiled else []
+    notes += [
+        f"{names(rungs)}: compared with {variant}, the last rung before that was measured and is "
+        "not flagged."
+        for variant, rungs in skipped.items()
+    ]
+    texts = {
+        "batch": [str(line["batch_size"]) for line in lines],
+        "change": [line["change"] for line in lines],
+        "variant": [line["variant"] for line in lines],
+        **{name: [str(line[name]) for line in lines] for name in differing(lines, "seed")},
+        **{column.title: [column.text(line) for line in lines] for column in columns},
+        "status": [status_text(line) for line in lines],
+    }
+    return Page(
+        pd.DataFrame(lines),
+        texts,
+        [bool(line["fastest"]) for line in lines],
+        [
+            *(column.title for column in reversed(COMPILE_COLUMNS)),
+            "variant",
+            "peak GiB",
+            "MSE",
+            "vs first",
+            "status",  # the notes tell too
+        ],
+        " ".join(_sentence(words, group) for words, group in by_settings(lines)),
+        [*machine_notes(cells), *notes, *caution_notes(cells)],
+    )
+
+
+def _line(cell: Record, first: Record, before: Record | None) -> Record:
+    return {
+        **json.loads(cell["settings"]),
+        **{name: cell[name] for name in _KEPT},
+        "change": _change(cell, before),
+        "first_variant": first["variant"],
+        "speedup_vs_first": cell["images_per_s"] / first["images_per_s"],
+        "before_variant": before["variant"] if before else None,
+        "speedup_vs_before": cell["images_per_s"] / before["images_per_s"] if before else None,
+    }
+
+
+def _change(cell: Record, before: Record | None) -> str:
+    """What was switched on, off or over since another rung; the whole name if there is none."""
+    if before is None:
+        return str(cell["variant"])
+    plain, then, now = plain_axes(cell), axes(before), axes(cell)
+    found = []
+    for axis, value in now.items():
+        old = then.get(axis, value)
+        if old == value:
+            continue
+        if old == plain.get(axis):
+            found.append(f"+{value}")
+        elif value == plain.get(axis):
+            found.append(f"-{old}")
+        else:
+            found.append(f"{old} -> {value}")
+    return ", ".join(found)
+
+
+def _sentence(words: str, lines: list[Record]) -> str:
+    """Which rung is the fastest, and which step brought the most."""
+    best = next((line for line in lines if line["fastest"]), None)
+    if best is None:
+        return (
+            f"No rung is called fastest {where(words)}: none ended well, in all rounds, unflagged."
+        )
+    text = (
+        f"Fastest {where(words)}: {best['variant']} at batch {best['batch_size']} with "
+        f"{best['images_per_s']:.1f} images/s"
+    )
+    if best["variant"] != best["first_variant"] and pd.notna(best["speedup_vs_first"]):
+        text += f", {best['speedup_vs_first']:.2f}x {best['first_variant']}, the first rung"
+    steps = [
+        line
+        for line in lines
+        if line["status"] == Status.OK and not line["flags"] and pd.notna(line["speedup_vs_before"])
+    ]
+    top = max(steps, key=lambda line: float(line["speedup_vs_before"]), default=None)
+    if top is not None and top["speedup_vs_before"] > 1:
+        text += (
+            f"; the step that brought the most was {top['change']} over {top['before_variant']} "
+            f"at batch {top['batch_size']}: {top['speedup_vs_before']:.2f}x"
+        )
+    return text + "."
