@@ -16,7 +16,7 @@ from rich.console import Console
 
 from bench import journal, spec, sweep
 from bench.budget import DEFAULT_BUDGET_BYTES, format_bytes
-from bench.display import BarDisplay, LineDisplay
+from bench.display import make_display
 from bench.trial import Status
 
 if TYPE_CHECKING:
@@ -252,7 +252,7 @@ def _measure(
         retry=_retry(options.retry),
         command=["unet-bench", *sys.argv[1:]],
     )
-    with BarDisplay(console) if console.is_terminal else LineDisplay(console) as display:
+    with make_display(console) as display:
         complete = sweep.run(plan, display)
     rows = journal.read(folder)
     if rows:
