@@ -9,9 +9,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from unet import folder as folders
 from unet.drive import Drive
-from unet.frames import cache_drive, cache_folder, fingerprint_drive, split_frames
+from unet.frames import (
+    Cached,
+    cache_drive,
+    cache_folder,
+    cache_images,
+    fingerprint_drive,
+    printable,
+    split_frames,
+)
 
 SIZE, COUNT = 16, 12
 
@@ -311,3 +321,265 @@ def test_a_damaged_cache_is_made_anew(cache: Path, left: int) -> None:
     path = render()
     os.truncate(path, left)
     assert_sound(render())
+
+
+# A folder of images in the cache.
+
+NAMES = [f"frame_{index}.png" for index in range(COUNT)]
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Images of one colour each: red is their place in the order."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for index, name in enumerate(NAMES):
+        Image.new("RGB", (SIZE, SIZE), (index, 0, 0)).save(folder / name)
+    return folder
+
+
+def read(
+    folder: Path,
+    *,
+    names: list[str] = NAMES,
+    size: int = SIZE,
+    skip: bool = False,
+    least: int = 1,
+    calls: list[tuple[int, int]] | None = None,
+) -> Cached:
+    def progress(done: int, total: int) -> None:
+        if calls is not None:
+            calls.append((done, total))
+
+    return cache_images(str(folder), names, size, least, skip, progress)
+
+
+def reds(cached: Cached) -> list[int]:
+    frames = np.load(cached.path, mmap_mode="r")
+    assert frames.dtype == np.uint8
+    assert len(frames) == cached.count
+    assert frames.shape[1:] == (SIZE, SIZE, 3)
+    assert (frames == frames[:, :1, :1]).all()
+    return [int(red) for red in frames[:, 0, 0, 0]]
+
+
+def test_images_are_decoded_in_order_into_the_cache(cache: Path, images: Path) -> None:
+    calls: list[tuple[int, int]] = []
+    cached = read(images, calls=calls)
+    assert reds(cached) == list(range(COUNT))
+    assert cached.skipped == ()
+    assert calls == [(done, COUNT) for done in range(1, COUNT + 1)]
+    assert {path.suffix for path in cache.iterdir()} == {".npy", ".json"}
+    assert len(list(cache.iterdir())) == 2
+
+
+def test_a_second_start_decodes_nothing(
+    cache: Path, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (images / NAMES[3]).write_bytes(b"")
+    first = read(images, skip=True)
+
+    def refuse(path: Path, size: int) -> None:
+        raise AssertionError("a file was read")
+
+    monkeypatch.setattr(folders, "read_frame", refuse)
+    calls: list[tuple[int, int]] = []
+    assert read(images, skip=True, calls=calls) == first
+    assert calls == []
+    assert first.skipped == (NAMES[3],)
+
+
+def test_a_file_that_changed_is_decoded_anew(cache: Path, images: Path) -> None:
+    first, path = read(images), images / NAMES[5]
+    before = path.stat()
+    content = path.read_bytes()
+    other = images / "other.png"
+    Image.new("RGB", (SIZE, SIZE), (200, 0, 0)).save(other)
+    assert other.stat().st_size == len(content)
+    path.write_bytes(other.read_bytes())
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # as an archive may do
+    second = read(images)
+    assert reds(second) == [*range(5), 200, *range(6, COUNT)]
+    assert second.fingerprint != first.fingerprint
+    assert reds(first) == list(range(COUNT))  # a trial that still reads them
+
+
+def test_the_same_frames_elsewhere_or_larger_have_the_same_fingerprint(
+    cache: Path, images: Path, tmp_path: Path
+) -> None:
+    first = read(images)
+    assert read(images, size=SIZE + 1).fingerprint == first.fingerprint
+    moved = tmp_path / "moved"
+    images.rename(moved)
+    assert read(moved).fingerprint == first.fingerprint
+    assert read(moved, names=NAMES[::-1]).fingerprint != first.fingerprint
+    assert read(moved, names=NAMES[:-1]).fingerprint != first.fingerprint
+
+
+def test_unreadable_frames_are_all_named_in_one_line(cache: Path, images: Path) -> None:
+    (images / NAMES[2]).write_bytes(b"")
+    (images / NAMES[7]).write_text("These are words.")
+    (images / NAMES[11]).unlink()
+    calls: list[tuple[int, int]] = []
+    with pytest.raises(ValueError, match="3 of 12 frames cannot be read") as caught:
+        read(images, calls=calls)
+    message = str(caught.value)
+    assert message.startswith(f"data {str(images)!r}: ")
+    assert "--skip-bad-frames" in message
+    assert message.endswith(
+        "frame_2.png (empty file), frame_7.png (no image that Pillow knows), "
+        "frame_11.png (No such file or directory)"
+    )
+    assert calls[-1] == (COUNT, COUNT)
+    assert list(cache.iterdir()) == []
+
+
+def test_of_many_unreadable_frames_some_are_named(cache: Path, images: Path) -> None:
+    for name in NAMES:
+        (images / name).write_bytes(b"")
+    with pytest.raises(ValueError, match="12 of 12") as caught:
+        read(images)
+    assert "frame_9.png" in str(caught.value)
+    assert "frame_10.png" not in str(caught.value)
+    assert str(caught.value).endswith(", and 2 more")
+
+
+def test_unreadable_frames_can_be_left_out(cache: Path, images: Path) -> None:
+    for index in (0, 5, 11):
+        (images / NAMES[index]).write_bytes(b"")
+    cached = read(images, skip=True)
+    assert reds(cached) == [1, 2, 3, 4, 6, 7, 8, 9, 10]
+    assert cached.skipped == ("frame_0.png", "frame_5.png", "frame_11.png")
+    assert cached.path.stat().st_size < 9 * SIZE * SIZE * 3 + 1000  # no room is left over
+    with pytest.raises(ValueError, match="3 of 12 frames cannot be read"):
+        read(images)  # though they are in the cache
+    readable = [name for name in NAMES if name not in cached.skipped]
+    assert read(images, names=readable).fingerprint == cached.fingerprint
+
+
+def test_too_few_readable_frames_are_refused(cache: Path, images: Path) -> None:
+    (images / NAMES[4]).write_bytes(b"")
+    with pytest.raises(ValueError, match=r"expected at least 12 that can: frame_4\.png \(empty"):
+        read(images, skip=True, least=COUNT)
+    assert read(images, skip=True, least=COUNT - 1).count == COUNT - 1
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_frames_that_may_not_be_read_are_named_until_they_may(cache: Path, images: Path) -> None:
+    (images / NAMES[4]).chmod(0)
+    with pytest.raises(ValueError, match=r"frame_4\.png \(Permission denied\)"):
+        read(images)
+    assert read(images, skip=True).count == COUNT - 1
+    (images / NAMES[4]).chmod(0o600)
+    assert read(images, skip=True).count == COUNT
+
+
+def test_names_that_break_a_line_are_quoted(cache: Path, images: Path) -> None:
+    (images / NAMES[0]).rename(images / "a\nb.png")
+    (images / "a\nb.png").write_bytes(b"")
+    (images / NAMES[1]).rename(images / "c\udcff.png")  # a byte that is no UTF-8
+    (images / "c\udcff.png").write_bytes(b"")
+    names = ["a\nb.png", "c\udcff.png", *NAMES[2:]]
+    with pytest.raises(ValueError, match="2 of 12") as caught:
+        read(images, names=names)
+    assert str(caught.value).isprintable()
+    assert str(caught.value).encode()
+    cached = read(images, names=names, skip=True)
+    assert cached == read(images, names=names, skip=True)
+    assert cached.skipped == (r"'a\nb.png'", r"'c\udcff.png'")
+    assert printable("Straße 1.png") == "Straße 1.png"
+
+
+@pytest.mark.parametrize("left", [0, 20])
+@pytest.mark.parametrize("suffix", [".npy", ".json"])
+def test_damaged_images_in_the_cache_are_made_anew(
+    cache: Path, images: Path, suffix: str, left: int
+) -> None:
+    first = read(images)
+    (path,) = cache.glob(f"*{suffix}")
+    os.truncate(path, left)
+    assert read(images) == first
+    assert reds(first) == list(range(COUNT))
+
+
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt, RuntimeError])
+def test_interrupted_decoding_leaves_nothing(
+    cache: Path, images: Path, interruption: type[BaseException]
+) -> None:
+    def progress(done: int, total: int) -> None:
+        if done == 5:
+            raise interruption
+
+    with pytest.raises(interruption):
+        cache_images(str(images), NAMES, SIZE, 1, False, progress)
+    assert list(cache.iterdir()) == []
+
+
+DECODER = f"""
+import sys
+from unet.frames import cache_images
+begun = False
+def progress(done, total):
+    global begun
+    if not begun:  # both have begun to write before either goes on
+        begun = True
+        print("writing", flush=True)
+        sys.stdin.readline()
+print(cache_images(sys.argv[1], {NAMES}, {SIZE}, 1, False, progress).path, flush=True)
+"""
+
+
+def test_two_processes_at_once_decode_into_one_sound_file(
+    cache: Path, images: Path, repository: Path
+) -> None:
+    environ = {**os.environ, "UNET_BENCH_CACHE": str(cache), "PYTHONPATH": str(repository)}
+    racers = [
+        subprocess.Popen(
+            [sys.executable, "-c", DECODER, str(images)],
+            env=environ,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    for racer in racers:
+        assert racer.stdout is not None
+        assert racer.stdout.readline() == "writing\n"
+    paths = {racer.communicate("go\n")[0].strip() for racer in racers}
+    assert [racer.returncode for racer in racers] == [0, 0]
+    assert paths == {str(read(images).path)}
+    assert reds(read(images)) == list(range(COUNT))
+    assert len(list(cache.iterdir())) == 2
+
+
+INTERRUPTED = f"""
+import os, signal, sys, threading
+from unet import folder
+from unet.frames import cache_images
+def slow(path, size):
+    threading.Event().wait(0.05)
+    raise folder.UnreadableError("slow")
+folder.read_frame = slow
+def progress(done, total):
+    if done == 3:
+        os.kill(os.getpid(), signal.SIGINT)
+try:
+    cache_images(sys.argv[1], {NAMES} * 1000, {SIZE}, 1, False, progress)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_ctrl_c_ends_decoding_at_once(cache: Path, images: Path, repository: Path) -> None:
+    environ = {**os.environ, "UNET_BENCH_CACHE": str(cache), "PYTHONPATH": str(repository)}
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, str(images)],
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=100,  # of the 300 that it would take with two CPUs
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("interrupted\n", "")
+    assert list(cache.iterdir()) == []
