@@ -15,6 +15,7 @@ from bench.report.pairs import (
     compared,
     faster_or_slower,
     find,
+    of_pairs,
     ratio,
     twin_name,
 )
@@ -25,6 +26,9 @@ _BREAK_EVEN_NOTE = (
     "Break-even: cold compile seconds / seconds saved per image; where the speed-up is small, it "
     "is as uncertain as that."
 )
+
+_EVEN_S = 0.05
+"""A difference that would be printed as 0.0 s has no winner."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,8 @@ def compiled_vs_eager(cells: list[Record], run: RunLength | None) -> Page:
     if run is not None:
 
         def winner(saved_s: float) -> str:
+            if abs(saved_s) < _EVEN_S:
+                return "even"
             return f"{'compiled' if saved_s > 0 else plain} by {duration(abs(saved_s))}"
 
         columns += [*totals, Column("saved_s", f"winner over\n{run}", winner, needs=BOTH)]
@@ -160,8 +166,7 @@ def _winners(lines: list[Record], run: RunLength, plain: str) -> str:
     wins = [line for line in decided if line["saved_s"] is not None and line["saved_s"] > 0]
     if not decided:
         return f"Which is faster over {run} is not known."
-    noun = "pair" if len(decided) == 1 else "pairs"
-    text = f"Over {run}, compiling wins {len(wins)} of {len(decided)} {noun}"
+    text = f"Over {run}, compiling wins {of_pairs(len(wins), len(decided))}"
     if not wins:
         return f"{text}: {plain} is done sooner."
     top = max(wins, key=lambda line: float(line["saved_s"]))

@@ -224,8 +224,16 @@ def faster_or_slower(what: str, lines: list[Record]) -> str:
     judged = compared(lines)
     slower = sum(line["speedup"] < 1 for line in judged)
     count, word = (slower, "slower") if slower else (len(judged), "faster")
-    noun = "pair" if len(judged) == 1 else "pairs"
-    return f"{what} made {count} of {len(judged)} {noun} {word} on {judged[0]['device_name']}"
+    return f"{what} made {of_pairs(count, len(judged))} {word} on {judged[0]['device_name']}"
+
+
+def of_pairs(count: int, total: int) -> str:
+    """So many of all pairs, in words."""
+    if not count:
+        return "no pair"
+    if count < total:
+        return f"{count} of {total} pairs"
+    return "the one pair" if total == 1 else f"all {total} pairs"
 
 
 def _by_settings(lines: list[Record], sentence: Callable[[list[Record]], str]) -> str:
