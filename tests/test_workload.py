@@ -1,4 +1,5 @@
 import itertools
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -6,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from bench.trial import Scalar
 from bench.workload import Workload, load_object
+from unet.colorize import AB_SCALE, ColorizationTask
 from unet.model import UNet, UNetConfig
 from unet.shape import UPSAMPLINGS
 from unet.variant import Variant
@@ -77,7 +80,9 @@ def test_the_first_value_of_every_axis_is_the_plain_network() -> None:
 @pytest.mark.parametrize(
     ("name", "bad"),
     [
+        ("frames", -1),
         ("frames", 9),
+        ("bad_frames", "keep"),
         ("gap", -1),
         ("data_seed", -1),
         ("validation_percent", 0),
@@ -116,3 +121,187 @@ def test_provenance_tells_drives_apart_but_not_sizes() -> None:
     assert fingerprint() == fingerprint(image_size=17)
     assert fingerprint() != fingerprint(data_seed=1)
     assert prepare(frames=10, gap=0, image_size=16) != prepare(frames=10, gap=0, image_size=17)
+
+
+def test_the_drive_is_as_long_as_ever_unless_told() -> None:
+    assert COLORIZATION.train_size(settings()) == COLORIZATION.train_size(settings(frames=1200))
+    assert COLORIZATION.train_size(settings(frames=600)) == 600 - 90 - 30
+
+
+def test_a_drive_has_nothing_to_remark() -> None:
+    data = COLORIZATION.prepare(settings(frames=10, gap=0, image_size=16), lambda done, total: None)
+    assert data.notes == ()
+    assert data.provenance["source"] == "drive"
+    assert data.provenance["skipped"] == 0
+
+
+# A folder of images.
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """40 images, of which the first is red, the last is blue and the others are between."""
+    found = tmp_path / "images"
+    (found / "deeper").mkdir(parents=True)
+    for index in range(40):
+        path = found / ("deeper" if index >= 20 else "") / f"frame_{index}.png"
+        Image.new("RGB", (20 + index, 30), (255 - 6 * index, 0, 6 * index)).save(path)
+    return found
+
+
+def of(folder: Path, **changes: Scalar) -> dict[str, Scalar]:
+    small = {"image_size": 16, "width": 4, "depth": 1, "gap": 4}
+    return settings(data=str(folder), **{**small, **changes})
+
+
+def refusal(asked: dict[str, Scalar]) -> str:
+    with pytest.raises(ValueError, match=r"\A[^\n]*\Z") as caught:
+        COLORIZATION.check(asked)
+    with pytest.raises(ValueError, match=r"\A[^\n]*\Z"):
+        COLORIZATION.prepare(asked, lambda done, total: None)
+    return str(caught.value)
+
+
+def test_a_folder_is_prepared_whole_and_in_natural_order(folder: Path) -> None:
+    asked = of(folder)
+    COLORIZATION.check(asked)
+    calls: list[tuple[int, int]] = []
+    data = COLORIZATION.prepare(asked, lambda done, total: calls.append((done, total)))
+    assert data.train_size == COLORIZATION.train_size(asked) == 40 - 6 - 4
+    reds = np.load(data.handle["path"], mmap_mode="r")[:, 0, 0, 0]
+    assert list(reds) == [255 - 6 * index for index in range(40)]
+    assert calls[-1] == (40, 40)
+    assert data.notes == ()
+    provenance = dict(data.provenance)
+    assert len(str(provenance.pop("fingerprint"))) == 16
+    assert provenance == {
+        "source": "folder",
+        "frames": 40,
+        "skipped": 0,
+        "split": "block",
+        "gap": 4,
+        "train_frames": 30,
+        "validation_frames": 6,
+    }
+
+
+def test_provenance_is_of_the_frames_not_of_where_they_are_or_how_large(folder: Path) -> None:
+    def provenance(**changes: Scalar) -> dict[str, Scalar]:
+        return dict(
+            COLORIZATION.prepare(of(folder, **changes), lambda done, total: None).provenance
+        )
+
+    first = provenance()
+    assert provenance(image_size=17) == first
+    (folder / "notes.txt").touch()
+    assert provenance() == first
+    folder = folder.rename(folder.parent / "moved")
+    assert provenance() == first
+    assert provenance(frames=39) != first
+
+
+def test_the_first_frames_of_a_folder_will_do(folder: Path) -> None:
+    data = COLORIZATION.prepare(of(folder, frames=25), lambda done, total: None)
+    reds = np.load(data.handle["path"], mmap_mode="r")[:, 0, 0, 0]
+    assert list(reds) == [255 - 6 * index for index in range(25)]
+    assert data.provenance["frames"] == 25
+
+
+def test_no_more_frames_are_asked_for_than_there_are(folder: Path) -> None:
+    assert refusal(of(folder, frames=41)) == f"frames 41: there are only 40 in {str(folder)!r}"
+
+
+def test_a_folder_called_as_the_drive_can_be_told_apart(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder.parent)
+    folder.rename("drive")
+    assert COLORIZATION.train_size(of(Path("drive"), gap=30)) == 990
+    asked = settings(data="./drive", gap=30)
+    assert COLORIZATION.train_size(asked) == 4
+
+
+def test_what_is_no_folder_of_images_is_told_in_one_line(tmp_path: Path) -> None:
+    expected = "expected 'drive' or a folder of frames; "
+    gone, file, empty = (tmp_path / name for name in ("gone", "file.png", "empty"))
+    file.touch()
+    empty.mkdir()
+    assert refusal(of(gone)) == f"data {str(gone)!r}: {expected}{gone}: No such file or directory"
+    assert refusal(of(file)) == f"data {str(file)!r}: {expected}{file}: Not a directory"
+    few = f"data {str(empty)!r}: expected at least 10 images, found "
+    assert refusal(of(empty)) == f"{few}0 and 0 other files"
+    for name in ("a.txt", "b.txt", "c.png"):
+        (empty / name).touch()
+    assert refusal(of(empty)) == f"{few}1 and 2 other files"
+    assert refusal(settings(data="")).startswith(f"data '': {expected}")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may look everywhere")
+def test_a_folder_that_may_not_be_listed_is_told_by_name(folder: Path) -> None:
+    closed = folder / "deeper"
+    closed.chmod(0)
+    try:
+        assert refusal(of(folder)).endswith(f"{closed}: Permission denied")
+    finally:
+        closed.chmod(0o700)
+
+
+def test_images_that_are_few_say_what_to_change(folder: Path) -> None:
+    message = refusal(of(folder, gap=34))
+    assert message.startswith("frames 40: nothing is left to train on with gap 34")
+    assert "smaller gap" in message
+    assert "'random'" in message
+    COLORIZATION.check(of(folder, gap=34, split="random"))
+    COLORIZATION.check(of(folder, gap=33))
+
+
+def test_unreadable_frames_are_refused_or_left_out(folder: Path) -> None:
+    (folder / "frame_3.png").write_bytes(b"")
+    (folder / "deeper/frame_39.png").write_text("These are words.")
+    (folder / "notes.txt").touch()
+    COLORIZATION.check(of(folder))  # which opens nothing
+    with pytest.raises(ValueError, match=r"2 of 40 .*frame_3\.png.*deeper/frame_39\.png"):
+        COLORIZATION.prepare(of(folder), lambda done, total: None)
+    asked = of(folder, bad_frames="skip")
+    data = COLORIZATION.prepare(asked, lambda done, total: None)
+    assert data.provenance["skipped"] == 2
+    assert data.provenance["frames"] == 38
+    assert data.train_size == data.provenance["train_frames"] == 38 - 5 - 4
+    assert data.notes == (
+        f"Files in {folder} that are no images: 1.",
+        "Unreadable frames left out: frame_3.png, deeper/frame_39.png.",
+    )
+
+
+def test_too_little_left_of_a_folder_is_refused(folder: Path) -> None:
+    for index in range(31):
+        (folder / ("deeper" if index >= 20 else "") / f"frame_{index}.png").write_bytes(b"")
+    with pytest.raises(ValueError, match="31 of 40 .* at least 10 that can"):
+        COLORIZATION.prepare(of(folder, bad_frames="skip"), lambda done, total: None)
+    Image.new("RGB", (9, 9)).save(folder / "frame_0.png")
+    with pytest.raises(ValueError, match="^frames 10: nothing is left to train on"):
+        COLORIZATION.prepare(of(folder, bad_frames="skip", gap=9), lambda done, total: None)
+
+
+def test_a_task_learns_from_a_folder_with_frames_left_out(folder: Path) -> None:
+    (folder / "frame_0.png").write_bytes(b"")
+    asked = of(folder, bad_frames="skip")
+    data = COLORIZATION.prepare(asked, lambda done, total: None)
+    task = ColorizationTask(
+        axes=COLORIZATION.parse_variant("fp32"),
+        settings=asked,
+        batch_size=4,
+        handle=data.handle,
+        device="cpu",
+    )
+    assert len(task.train) == data.train_size
+    assert len(task.validation) == data.provenance["validation_frames"]
+    batch = task.load(np.arange(data.train_size))
+    # From red to blue, b of Lab falls; the last validation frame is the folder's last.
+    assert (batch.ab[1:, 1].mean(dim=(1, 2)) < batch.ab[:-1, 1].mean(dim=(1, 2))).all()
+    assert task.validation[-1] == 38
+    loss = task.forward(batch)
+    task.backward(loss)
+    task.optimize(0.0)
+    assert 0 < loss.item() * AB_SCALE**2 < 2 * 110**2
+    assert np.isfinite(task.evaluate()["final_mse"])
