@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 import warnings
+import zlib
 from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
@@ -234,6 +235,7 @@ RAMP = np.linspace(0, 65535, SIZE * SIZE).astype(np.uint16).reshape(SIZE, SIZE)
         encoded(Image.fromarray(RAMP.astype(np.int32)), "TIFF"),
         encoded(Image.fromarray((RAMP / 65535).astype(np.float32)), "TIFF"),
         b"P5 8 8 65535\n" + RAMP.astype(">u2").tobytes(),
+        b"P6 8 8 65535\n" + RAMP.astype(">u2").repeat(3).tobytes(),
         encoded(Image.fromarray(RAMP.astype(">u2")), "TIFF"),
     ],
 )
@@ -241,6 +243,25 @@ def test_sixteen_bits_are_scaled_not_clipped(content: bytes) -> None:
     found = decode(content, SIZE)
     expected = np.rint(RAMP / 257)[..., None].repeat(3, axis=-1)
     np.testing.assert_allclose(found, expected, rtol=0, atol=0.5)
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    checksum = zlib.crc32(kind + content)
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
+
+
+@pytest.mark.parametrize(("kind", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)])
+def test_a_png_of_sixteen_bits_a_channel_keeps_the_upper_eight(kind: int, channels: int) -> None:
+    # Pillow writes none but grey: signature, header, rows that each begin with their filter, end.
+    values = RAMP[..., None].repeat(channels, axis=-1).astype(">u2")
+    if channels % 2 == 0:
+        values[..., -1] = 65535
+    content = b"\x89PNG\r\n\x1a\n"
+    content += chunk(b"IHDR", struct.pack(">IIBBBBB", SIZE, SIZE, 16, kind, 0, 0, 0))
+    content += chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row.tobytes() for row in values)))
+    content += chunk(b"IEND", b"")
+    expected = (RAMP / 257)[..., None].repeat(3, axis=-1)
+    np.testing.assert_allclose(decode(content, SIZE), expected, rtol=0, atol=1)
 
 
 @pytest.mark.parametrize(

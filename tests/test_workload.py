@@ -276,10 +276,10 @@ def test_unreadable_frames_are_refused_or_left_out(folder: Path) -> None:
 def test_too_little_left_of_a_folder_is_refused(folder: Path) -> None:
     for index in range(31):
         (folder / ("deeper" if index >= 20 else "") / f"frame_{index}.png").write_bytes(b"")
-    with pytest.raises(ValueError, match="31 of 40 .* at least 10 that can"):
+    with pytest.raises(ValueError, match=r"31 of 40 .* at least 10 that can"):
         COLORIZATION.prepare(of(folder, bad_frames="skip"), lambda done, total: None)
     Image.new("RGB", (9, 9)).save(folder / "frame_0.png")
-    with pytest.raises(ValueError, match="^frames 10: nothing is left to train on"):
+    with pytest.raises(ValueError, match=r"^frames 10: nothing is left to train on"):
         COLORIZATION.prepare(of(folder, bad_frames="skip", gap=9), lambda done, total: None)
 
 

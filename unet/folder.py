@@ -13,7 +13,7 @@ from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -93,10 +93,11 @@ def scan_folder(folder: str) -> tuple[list[str], int]:
             folders = []
             for entry in entries:
                 hidden = entry.name.startswith(".")
+                _, dot, suffix = entry.name.lower().rpartition(".")
                 if _is_folder(entry):
                     if not hidden:
                         folders.append(f"{below}{entry.name}/")
-                elif hidden or PurePath(entry.name).suffix.lower() not in suffixes:
+                elif hidden or dot + suffix not in suffixes:
                     ignored += 1
                 else:
                     frames.append(below + entry.name)
@@ -106,14 +107,15 @@ def scan_folder(folder: str) -> tuple[list[str], int]:
 
 
 def natural_key(path: str) -> tuple[object, ...]:
-    """Sorts relative paths as a reader would: `frame_2` before `frame_10`, folder by folder.
+    """Sorts relative paths of images as a reader would: `frame_2` before `frame_10`, folder by folder.
 
     A folder's own frames come before those of the folders in it. Runs of digits compare as whole
     numbers of any length, letters without regard to case; what is then still alike compares
     character by character.
     """
     *folders, name = path.split("/")
-    return *((1, _runs(part), part) for part in folders), (0, _runs(PurePath(name).stem), name)
+    stem = name.rpartition(".")[0]
+    return *((1, _runs(part), part) for part in folders), (0, _runs(stem), name)
 
 
 def _runs(text: str) -> list[tuple[str, int, str]]:

@@ -48,7 +48,7 @@ class Colorization:
     settings: Mapping[str, Scalar] = {
         "data": DRIVE,
         "data_seed": 0,
-        "frames": 0,  # all of a folder, DRIVE_FRAMES of the drive
+        "frames": 0,  # the first so many; 0 is all of a folder, and DRIVE_FRAMES of the drive
         "bad_frames": BAD_FRAMES[0],
         "split": "block",
         "validation_percent": 15,
