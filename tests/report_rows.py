@@ -9,7 +9,9 @@ import pandas as pd
 from rich.console import Console
 
 from bench.journal import Row
+from bench.report import views
 from bench.report.frame import cell_frame
+from bench.report.page import Page
 from bench.report.tables import notes, to_markdown, to_rich
 from bench.trial import Scalar, Status, Trial, TrialResult
 
@@ -272,3 +274,28 @@ def of_today(variant: str, batch_size: int, result: TrialResult, **more: Any) ->
     asked = trial(variant, batch_size, **({"axes": axes_of(variant)} | more))
     told = {"axes": PLAIN, "train_size": TRAIN_SIZE}
     return replace(row(asked, result), workload=WORKLOAD | told)
+
+
+# Views.
+
+EAGER = timed("fp32", 4, 100, final_mse=80.0)
+COMPILED = timed("fp32+compile", 4, 150, 3.2, 42, final_mse=84.0)
+SLOWER = timed("fp32+max-autotune", 4, 90, 5.0, 300)
+
+
+def view(name: str, *rows: Row, **run: float) -> Page:
+    return views.page(cell_frame(rows), name, **run)
+
+
+def page_lines(page: Page) -> list[dict[str, Any]]:
+    return [
+        {str(key): value for key, value in line.items()} for line in page.frame.to_dict("records")
+    ]
+
+
+def page_texts(page: Page) -> list[dict[str, str]]:
+    """The printed table, line by line, by heading."""
+    titles = [" ".join(title.split()) for title in page.columns]
+    return [
+        dict(zip(titles, line, strict=True)) for line in zip(*page.columns.values(), strict=True)
+    ]

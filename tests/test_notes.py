@@ -1,8 +1,26 @@
+from typing import Any
+
+import pytest
+
 from bench.report.frame import cell_frame
 from bench.report.page import Page
 from bench.report.tables import notes, page
-from bench.trial import Status
-from tests.report_rows import SETTINGS, bad, failed, good, of_today, row, timed, trial
+from bench.trial import Status, TrialResult
+from tests.report_rows import (
+    CUDA,
+    SETTINGS,
+    absent,
+    bad,
+    cells,
+    failed,
+    good,
+    measured,
+    notes_of,
+    of_today,
+    row,
+    timed,
+    trial,
+)
 
 
 def test_hundreds_of_cells_that_failed_for_one_reason_share_a_line() -> None:
@@ -61,3 +79,76 @@ def test_a_page_has_the_notes_of_its_table() -> None:
     found = page(frame)
     assert isinstance(found, Page)
     assert found.notes == notes(frame)
+
+
+# Of the machine and of care.
+
+
+def test_a_bigger_card_that_was_capped_is_told() -> None:
+    rows = [
+        row(trial(device="cuda"), TrialResult(Status.CRASH, "early")),
+        row(trial(device="cuda", round=1), measured(memory=CUDA)),
+        row(trial("bf16", device="cuda"), measured(memory=CUDA)),
+    ]
+    assert [cell["memory_mode"] for cell in cells(*rows)] == ["emulated", "emulated"]
+    told = [note for note in notes_of(rows) if "emulated" in note]
+    assert told == ["Budget emulated: a card of 79.1 GiB capped to 8 GiB."]
+
+
+@pytest.mark.parametrize("memory", [CUDA | {"mode": "native"}, {}], ids=["native", "unknown"])
+def test_a_card_of_the_budgets_size_is_not_called_emulated(memory: dict[str, Any]) -> None:
+    rows = [row(trial(device="cuda"), measured(memory=memory))]
+    (cell,) = cells(*rows)
+    assert absent(cell["memory_mode"]) if not memory else cell["memory_mode"] == "native"
+    assert not any("emulated" in note for note in notes_of(rows))
+
+
+def test_commits_of_all_rounds_are_told() -> None:
+    rows = [
+        row(trial(round=0), measured(), commit="def"),
+        row(trial(round=1), measured(), commit="abc"),
+        row(trial(round=2), measured(), commit="def"),
+    ]
+    assert cells(*rows)[0]["commit"] == "def,abc"
+    assert "Rows come from several commits: abc, def." in notes_of(rows)
+    assert not any("commits" in note for note in notes_of(rows[:1]))
+
+
+@pytest.mark.parametrize("dirty", [False, True])
+def test_uncommitted_changes_in_any_round_are_told_once(dirty: bool) -> None:
+    rows = [
+        *(row(trial(name, round=0), measured()) for name in ("fp32", "bf16")),
+        *(row(trial(name, round=1), measured(), dirty=dirty) for name in ("fp32", "bf16")),
+    ]
+    assert [cell["dirty"] for cell in cells(*rows)] == [dirty, dirty]
+    assert notes_of(rows).count("Measured with uncommitted changes.") == int(dirty)
+
+
+def test_rows_from_outside_git_are_no_trouble() -> None:
+    outside = [row(trial(round=number), measured(), commit=None, dirty=None) for number in range(2)]
+    (cell,) = cells(*outside)
+    assert absent(cell["commit"])
+    assert absent(cell["dirty"])
+    assert not any("commit" in note for note in notes_of(outside))
+    mixed = [*outside, row(trial(round=2), measured(), dirty=True)]
+    assert cells(*mixed)[0]["commit"] == "outside git,abc"
+    assert cells(*mixed)[0]["dirty"] is True
+    assert "Rows come from several commits: abc, outside git." in notes_of(mixed)
+
+
+def test_one_round_is_warned_of_and_several_are_not() -> None:
+    several = [row(trial(round=number), measured()) for number in range(2)]
+    assert any("One round" in note for note in notes_of(several[:1]))
+    assert not any("One round" in note for note in notes_of(several))
+
+
+def test_a_row_measured_beside_something_else_is_told() -> None:
+    quiet, busy = good("fp32", 4, 8.0), good("bf16", 4, 8.0)
+    for asked, slowed in ((quiet, 1), (busy, 3)):
+        result = asked.result
+        first, last = result.window
+        step_s = (result.phase_at_s["training"] - result.phase_at_s["measuring"]) / (last - first)
+        result.step_phase_s = [[step_s / 4 / slowed] * 4 for _ in result.step_phase_s]
+    told = [note for note in notes(cell_frame([quiet, busy])) if "busy" in note]
+    assert len(told) == 1
+    assert told[0].startswith("bf16 b4: steps took 3.0x their median on average")

@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,7 +14,7 @@ from bench.journal import FILE_NAME, Row, read
 from bench.report import frame as frame_module
 from bench.report.frame import cell_frame
 from bench.report.tables import notes, to_csv, to_json, to_markdown, verdict
-from bench.trial import Status, TrialResult
+from bench.trial import Status
 from tests.harness import Recorder, toy_plan
 from tests.report_rows import (
     CUDA,
@@ -40,43 +39,7 @@ from tests.report_rows import (
 from tests.toy import TOY as TOY_WORKLOAD
 from unet.workload import COLORIZATION
 
-# Formats.
-
-
-CONTRACT = {
-    "images_per_s",
-    "step_ms",
-    "final_mse",
-    "utilization_percent",
-    "peak_memory_gib",
-    "speedup",
-    "speedup_vs_seed",
-    "status",
-    "variant",
-    "batch_size",
-}
-
-
 # Cells.
-
-
-def test_a_bigger_card_that_was_capped_is_told() -> None:
-    rows = [
-        row(trial(device="cuda"), TrialResult(Status.CRASH, "early")),
-        row(trial(device="cuda", round=1), measured(memory=CUDA)),
-        row(trial("bf16", device="cuda"), measured(memory=CUDA)),
-    ]
-    assert [cell["memory_mode"] for cell in cells(*rows)] == ["emulated", "emulated"]
-    told = [note for note in notes_of(rows) if "emulated" in note]
-    assert told == ["Budget emulated: a card of 79.1 GiB capped to 8 GiB."]
-
-
-@pytest.mark.parametrize("memory", [CUDA | {"mode": "native"}, {}], ids=["native", "unknown"])
-def test_a_card_of_the_budgets_size_is_not_called_emulated(memory: dict[str, Any]) -> None:
-    rows = [row(trial(device="cuda"), measured(memory=memory))]
-    (cell,) = cells(*rows)
-    assert absent(cell["memory_mode"]) if not memory else cell["memory_mode"] == "native"
-    assert not any("emulated" in note for note in notes_of(rows))
 
 
 def test_utilization_of_a_window_below_a_second_is_not_readable_on_cuda() -> None:
@@ -139,57 +102,29 @@ def test_otherwise_it_is_only_the_largest_that_was_measured(more: list[Row]) -> 
     assert "at batch 8, the largest power of two measured here; the budget may hold" in note
 
 
-def test_only_a_cell_all_of_whose_rounds_ended_well_may_be_the_fastest() -> None:
-    rows = [
-        good("fp32", 4, 10.0),
-        good("bf16", 4, 30.0),
-        bad("bf16", 4, Status.CRASH, round=1),
-    ]
-    assert [cell["fastest"] for cell in cells(*rows)] == [True, False]
-    assert verdict(cell_frame(rows)).startswith("Fastest here: fp32 at batch 4")
-    assert verdict(cell_frame(rows[1:])) == (
-        "Nothing is called fastest here: no row ended well in all its rounds."
-    )
-    assert any("MSE without training: 200.0 for" in note for note in notes_of(rows[1:]))
+def test_the_notes_name_machine_budget_and_baselines() -> None:
+    found = notes_of(MIXED)
+    assert "Measured on Some CPU, torch 2.15.0, budget 8 GiB, 1024 training samples a row." in found
+    assert "MSE without training: 200.0 for mean colour, 400.0 for grey." in found
+    mixed = [*MIXED, row(trial("fp32", 16), measured(), commit="def")]
+    assert "Rows come from several commits: abc, def." in notes_of(mixed)
 
 
-def test_commits_of_all_rounds_are_told() -> None:
-    rows = [
-        row(trial(round=0), measured(), commit="def"),
-        row(trial(round=1), measured(), commit="abc"),
-        row(trial(round=2), measured(), commit="def"),
-    ]
-    assert cells(*rows)[0]["commit"] == "def,abc"
-    assert "Rows come from several commits: abc, def." in notes_of(rows)
-    assert not any("commits" in note for note in notes_of(rows[:1]))
+# Formats.
 
 
-@pytest.mark.parametrize("dirty", [False, True])
-def test_uncommitted_changes_in_any_round_are_told_once(dirty: bool) -> None:
-    rows = [
-        *(row(trial(name, round=0), measured()) for name in ("fp32", "bf16")),
-        *(row(trial(name, round=1), measured(), dirty=dirty) for name in ("fp32", "bf16")),
-    ]
-    assert [cell["dirty"] for cell in cells(*rows)] == [dirty, dirty]
-    assert notes_of(rows).count("Measured with uncommitted changes.") == int(dirty)
-
-
-def test_rows_from_outside_git_are_no_trouble() -> None:
-    outside = [row(trial(round=number), measured(), commit=None, dirty=None) for number in range(2)]
-    (cell,) = cells(*outside)
-    assert absent(cell["commit"])
-    assert absent(cell["dirty"])
-    assert not any("commit" in note for note in notes_of(outside))
-    mixed = [*outside, row(trial(round=2), measured(), dirty=True)]
-    assert cells(*mixed)[0]["commit"] == "outside git,abc"
-    assert cells(*mixed)[0]["dirty"] is True
-    assert "Rows come from several commits: abc, outside git." in notes_of(mixed)
-
-
-def test_one_round_is_warned_of_and_several_are_not() -> None:
-    several = [row(trial(round=number), measured()) for number in range(2)]
-    assert any("One round" in note for note in notes_of(several[:1]))
-    assert not any("One round" in note for note in notes_of(several))
+CONTRACT = {
+    "images_per_s",
+    "step_ms",
+    "final_mse",
+    "utilization_percent",
+    "peak_memory_gib",
+    "speedup",
+    "speedup_vs_seed",
+    "status",
+    "variant",
+    "batch_size",
+}
 
 
 def test_csv_and_json_hold_the_frame_under_the_contracts_names() -> None:
@@ -308,6 +243,20 @@ def test_the_verdict_says_what_is_fastest_against_what_and_at_which_price() -> N
     )
 
 
+def test_only_a_cell_all_of_whose_rounds_ended_well_may_be_the_fastest() -> None:
+    rows = [
+        good("fp32", 4, 10.0),
+        good("bf16", 4, 30.0),
+        bad("bf16", 4, Status.CRASH, round=1),
+    ]
+    assert [cell["fastest"] for cell in cells(*rows)] == [True, False]
+    assert verdict(cell_frame(rows)).startswith("Fastest here: fp32 at batch 4")
+    assert verdict(cell_frame(rows[1:])) == (
+        "Nothing is called fastest here: no row ended well in all its rounds."
+    )
+    assert any("MSE without training: 200.0 for" in note for note in notes_of(rows[1:]))
+
+
 def test_the_verdict_compares_plain_with_nothing() -> None:
     assert verdict(cell_frame([good("fp32", 4, 10.0), good("bf16", 4, 5.0)])) == (
         "Fastest here: fp32 at batch 4 with 10.0 images/s, in 2.00 of 8 GiB, "
@@ -319,14 +268,6 @@ def test_the_verdict_without_a_good_row_says_so() -> None:
     assert verdict(cell_frame([bad("fp32", 4, Status.OOM)])) == (
         "Nothing was measured here: no row ended well."
     )
-
-
-def test_the_notes_name_machine_budget_and_baselines() -> None:
-    found = notes_of(MIXED)
-    assert "Measured on Some CPU, torch 2.15.0, budget 8 GiB, 1024 training samples a row." in found
-    assert "MSE without training: 200.0 for mean colour, 400.0 for grey." in found
-    mixed = [*MIXED, row(trial("fp32", 16), measured(), commit="def")]
-    assert "Rows come from several commits: abc, def." in notes_of(mixed)
 
 
 # Baselines.
@@ -417,15 +358,3 @@ def test_a_report_is_the_same_in_every_format_after_the_journal(
         assert rendered(frame, None).strip() in out
     else:
         assert out == expected[style](frame)
-
-
-def test_a_row_measured_beside_something_else_is_told() -> None:
-    quiet, busy = good("fp32", 4, 8.0), good("bf16", 4, 8.0)
-    for asked, slowed in ((quiet, 1), (busy, 3)):
-        result = asked.result
-        first, last = result.window
-        step_s = (result.phase_at_s["training"] - result.phase_at_s["measuring"]) / (last - first)
-        result.step_phase_s = [[step_s / 4 / slowed] * 4 for _ in result.step_phase_s]
-    told = [note for note in notes(cell_frame([quiet, busy])) if "busy" in note]
-    assert len(told) == 1
-    assert told[0].startswith("bf16 b4: steps took 3.0x their median on average")

@@ -93,7 +93,8 @@ def compiled_vs_eager(cells: list[Record], run: RunLength | None) -> Page:
     rates = pairs.axis.rate_columns()
     memory, quality = pairs.axis.memory_columns(), pairs.axis.quality_columns()
     columns = [*rates, cold, warm, images, epochs, *memory, *quality]
-    dispensable = [warm, epochs, rates[0], *totals, cold, *memory, *quality, rates[1]]
+    less = [cold, *memory, *quality, rates[1]]
+    dispensable = [warm, epochs, rates[0], *less]
     if run is not None:
 
         def winner(saved_s: float) -> str:
@@ -102,7 +103,7 @@ def compiled_vs_eager(cells: list[Record], run: RunLength | None) -> Page:
             return f"{'compiled' if saved_s > 0 else plain} by {duration(abs(saved_s))}"
 
         columns += [*totals, Column("saved_s", f"winner over\n{run}", winner, needs=BOTH)]
-        dispensable.append(images)
+        dispensable = [warm, epochs, rates[0], *totals, *less, images]
 
     def sentence(lines: list[Record]) -> str:
         return " ".join([_verdict(lines), *([_winners(lines, run, plain)] if run else [])])

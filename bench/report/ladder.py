@@ -80,7 +80,8 @@ def ladder(cells: list[Record]) -> Page:
             if cell["rounds_ok"] and not cell["flags"]:
                 before = cell
     compiled = any(pd.notna(cell["graph_breaks"]) for cell in cells)
-    columns = (*_COLUMNS, *(COMPILE_COLUMNS if compiled else ()))
+    seconds = COMPILE_COLUMNS if compiled else ()
+    columns = (*_COLUMNS, *seconds)
     notes = [compile_seconds_note()] if compiled else []
     notes += [
         f"{names(rungs)}: compared with {variant}, the last rung before that was measured and is "
@@ -100,7 +101,7 @@ def ladder(cells: list[Record]) -> Page:
         texts,
         [bool(line["fastest"]) for line in lines],
         [
-            *(column.title for column in reversed(COMPILE_COLUMNS)),
+            *(column.title for column in reversed(seconds)),
             "variant",
             "peak GiB",
             "MSE",

@@ -12,7 +12,7 @@ from bench.report.frame import Record
 NOT_MEASURED = "not measured"
 NOT_READABLE = "not readable"
 
-_LEFT = ("variant", "mode", "precision", "change", "run", "status")
+_LEFT = ("variant", "mode", "precision", "change", "status")
 _GAP = 2
 """Characters between two columns in a terminal."""
 
@@ -50,7 +50,7 @@ class Page:
         frame: All figures, under the names of `results/README.md`.
         columns: The printed table: title -> its texts.
         bold: For each row, whether it stands out.
-        dispensable: Titles to be left out of a narrow terminal, in this order, until it fits.
+        dispensable: Titles that may be left out of a narrow terminal, the first one first.
         verdict: What follows from the table, in plain words.
         notes: What a reader must know to take it for what it is.
     """
@@ -73,19 +73,17 @@ class Page:
             title: max(map(len, (*title.splitlines(), *texts))) + _GAP
             for title, texts in self.columns.items()
         }
-        hidden: list[str] = []
-        for title in self.dispensable:
-            if width is not None and title in widths and sum(widths.values()) > width:
-                hidden.append(_one_line(title))
-                del widths[title]
+        hidden = [] if width is None else _too_many(widths, self.dispensable, width)
+        shown = [title for title in self.columns if title not in hidden]
+        left_out = ", ".join(map(_one_line, hidden))
         table = Table(
             box=box.SIMPLE_HEAD,
             pad_edge=False,
             collapse_padding=True,
-            caption=f"not shown for lack of width: {', '.join(hidden)}" if hidden else None,
+            caption=f"not shown for lack of width: {left_out}" if hidden else None,
             caption_justify="left",
         )
-        for title in widths:
+        for title in shown:
             table.add_column(
                 title,
                 justify="left" if title in _LEFT else "right",
@@ -93,8 +91,8 @@ class Page:
                 no_wrap=True,
             )
         for place, bold in enumerate(self.bold):
-            shown = [self.columns[title][place] for title in widths]
-            table.add_row(*shown, style="bold green" if bold else None)
+            texts = [self.columns[title][place] for title in shown]
+            table.add_row(*texts, style="bold green" if bold else None)
         return table
 
     def to_markdown(self) -> str:
@@ -108,6 +106,21 @@ class Page:
             shown = [f"**{text}**" for text in texts] if bold else texts
             lines.append("| " + " | ".join(shown) + " |")
         return "\n".join([*lines, "", self.verdict, "", *(f"- {note}" for note in self.notes), ""])
+
+
+def _too_many(widths: dict[str, int], dispensable: list[str], width: int) -> list[str]:
+    """The titles to be left out, so that the rest fits a line."""
+    excess = sum(widths.values()) - width
+    hidden = []
+    for title in dispensable:
+        if excess > 0:
+            hidden.append(title)
+            excess -= widths[title]
+    for title in reversed(hidden.copy()):  # a wide column that had to go may have left room
+        if excess + widths[title] <= 0:
+            hidden.remove(title)
+            excess += widths[title]
+    return hidden
 
 
 def _one_line(title: str) -> str:

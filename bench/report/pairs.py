@@ -195,13 +195,16 @@ class Pairs:
         )
 
     def _status(self, pair: Pair) -> str:
-        """How the cell ended, and the twin where that is worth a word."""
+        """How the cell ended; how the twin did, where only that is in the way."""
         cell, twin = pair
+        text = status_text(cell)
+        if cell["status"] != Status.OK:
+            return text
         if twin is None:
-            return f"{status_text(cell)}; {self.axis.plain} missing"
+            return f"{text}; no {self.axis.plain}"
         if twin["status"] == Status.OK and not twin["flags"]:
-            return status_text(cell)
-        return f"{status_text(cell)}; {self.axis.plain} {status_text(twin)}"
+            return text
+        return f"{text}; {self.axis.plain} {status_text(twin)}"
 
 
 def twin_name(line: Record) -> str:

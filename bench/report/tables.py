@@ -127,7 +127,8 @@ def _dispensable(cells: list[Record]) -> list[str]:
     """Titles to be left out of a narrow terminal, in this order, until the rest fits."""
     against = [_against(words) for words in _baselines(cells).values()]
     first, others = against[:1], against[:0:-1]  # the first is the one to beat, and stays longer
-    compiling = [column.title for column in reversed(COMPILE_COLUMNS)]
+    seconds = reversed(COMPILE_COLUMNS) if _compiled(cells) else ()
+    compiling = [column.title for column in seconds]
     middle = ("budget %", "step ms", "util %", "vs seed")
     return [*others, *middle, *first, *compiling, "peak GiB", "MSE", "speedup"]
 
