@@ -1,58 +1,82 @@
 """How a variant is put around a model: everything from outside, in one fixed order.
 
-Process flags first (`set_precision_flags`), then `apply_variant` on the model, then in each step
-`to_input` on the batch, `autocast` around the forward pass and `grad_scaler` around the backward.
+Process flags first (`set_flags`), then `apply_variant` on the model, then `make_optimizer`, then in
+each step `to_input` on the batch, `autocast` around the forward pass and `grad_scaler` around the
+backward.
 """
 
+import os
+import shutil
+from collections.abc import Callable
 from operator import attrgetter
 from typing import Final
 
 import torch
 from torch import Tensor, nn
 
-from unet.variant import MemoryFormat, Precision, Variant
+from unet.checkpointing import checkpoint_blocks
+from unet.model import UNet
+from unet.variant import Compile, CudnnBenchmark, MemoryFormat, Optimizer, Precision, Variant
+
+Network = Callable[[Tensor], Tensor]
+"""From (N, in_channels, H, W) to (N, out_channels, H, W)."""
 
 _MEMORY_FORMAT: Final = {
     MemoryFormat.CONTIGUOUS: torch.contiguous_format,
     MemoryFormat.CHANNELS_LAST: torch.channels_last,
 }
-_AUTOCAST_DTYPE: Final = {
-    Precision.FP32: torch.float32,
-    Precision.FP16: torch.float16,
-    Precision.BF16: torch.bfloat16,
+_AUTOCAST_DTYPE: Final = {Precision.FP16: torch.float16, Precision.BF16: torch.bfloat16}
+_COMPILE_MODE: Final = {
+    Compile.DEFAULT: "default",
+    Compile.REDUCE_OVERHEAD: "reduce-overhead",
+    Compile.MAX_AUTOTUNE: "max-autotune",
 }
-# What is left in fp32 is IEEE fp32 in every variant: TF32 under the label fp32 would be a lie.
-_FP32_PRECISION: Final = "ieee"
+# What computes in each format, as `torch.cpu.get_capabilities` names it, on x86 and ARM; elsewhere
+# torch widens the numbers, computes in fp32 and rounds what it stores.
+_CPU_ARITHMETIC: Final = {
+    Precision.FP16: ("avx512_fp16", "amx_fp16", "fp16_arith"),
+    Precision.BF16: ("avx512_bf16", "amx_bf16", "bf16"),
+}
+_AMPERE: Final = (8, 0)
 
 
-def set_precision_flags() -> dict[str, str | bool]:
+def set_flags(variant: Variant) -> dict[str, str | bool]:
     """Sets every process-wide flag of torch that decides about precision or choice of algorithm.
 
-    Call it once, in the trial's own process. Reading torch's older `allow_tf32` flags afterwards
-    may raise: torch refuses to mix the two ways of saying it.
+    Call it once, in the trial's own process.
+
+    Args:
+        variant: What is left in fp32 is IEEE fp32 in every variant but `tf32`: TF32 under the label
+            fp32 would be a lie.
 
     Returns:
         Each flag as read back from torch, by its name without the leading "torch.".
     """
+    tf32 = variant.precision is Precision.TF32
+    gpu = "tf32" if tf32 else "ieee"
+    # The older way of saying it comes first: torch keeps both, and refuses to read the older one
+    # (as its compiler does) where the newer one says something else.
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = tf32
     wanted: dict[str, str | bool] = {
         # From the general to the particular: a general one also stands for what is not set below.
-        "backends.fp32_precision": _FP32_PRECISION,
-        "backends.cudnn.fp32_precision": _FP32_PRECISION,
-        "backends.cudnn.conv.fp32_precision": _FP32_PRECISION,
-        "backends.cudnn.rnn.fp32_precision": _FP32_PRECISION,
-        "backends.cuda.matmul.fp32_precision": _FP32_PRECISION,
-        "backends.mkldnn.fp32_precision": _FP32_PRECISION,
-        "backends.mkldnn.matmul.fp32_precision": _FP32_PRECISION,
-        "backends.mkldnn.conv.fp32_precision": _FP32_PRECISION,
-        "backends.mkldnn.rnn.fp32_precision": _FP32_PRECISION,
+        "backends.fp32_precision": "ieee",
+        "backends.cudnn.fp32_precision": gpu,
+        "backends.cudnn.conv.fp32_precision": gpu,
+        "backends.cudnn.rnn.fp32_precision": gpu,
+        "backends.cuda.matmul.fp32_precision": gpu,
+        "backends.mkldnn.fp32_precision": "ieee",
+        "backends.mkldnn.matmul.fp32_precision": "ieee",
+        "backends.mkldnn.conv.fp32_precision": "ieee",
+        "backends.mkldnn.rnn.fp32_precision": "ieee",
         # Products of half-precision numbers are summed in fp32, as cuDNN's and oneDNN's
         # convolutions do: a variant then rounds what it stores, and nothing else, on any device.
         "backends.cuda.matmul.allow_fp16_reduced_precision_reduction": False,
         "backends.cuda.matmul.allow_bf16_reduced_precision_reduction": False,
         "backends.cuda.matmul.allow_fp16_accumulation": False,
-        # Its search can take workspace far beyond the budget in the first step, and may settle on
+        # The search can take workspace far beyond the budget in the first step, and may settle on
         # another algorithm in each process.
-        "backends.cudnn.benchmark": False,
+        "backends.cudnn.benchmark": variant.cudnn_benchmark is CudnnBenchmark.ON,
         "backends.cudnn.deterministic": False,
     }
     for name, value in wanted.items():
@@ -64,37 +88,93 @@ def set_precision_flags() -> dict[str, str | bool]:
 def unsupported(variant: Variant, device: torch.device) -> str | None:
     """Says in words why a device cannot do a variant; None if it can.
 
-    What a device does slowly it can do. On a CPU that is every variant: where its instructions lack
-    fp16 or bf16, torch computes in fp32 and rounds what it stores, and gradients come out right
-    (off by 0.06 % and 0.5 % on torch 2.15 held down to SSE4.1), if an order of magnitude later.
+    A number format that a device only emulates is not supported: its gradients come out right, but
+    an order of magnitude later than fp32's (fp16 12 times on a CPU without fp16 arithmetic).
     """
     if device.type == "cpu":
-        return None
+        return _unsupported_on_cpu(variant)
     if device.type != "cuda":
         return f"device type {device.type!r} is neither cpu nor cuda"
     if not torch.cuda.is_available():
         return "torch sees no CUDA device"
-    if variant.precision is Precision.BF16:
-        with torch.cuda.device(device):
-            if not torch.cuda.is_bf16_supported(including_emulation=False):
-                return f"{torch.cuda.get_device_name()} has no bf16 arithmetic"
+    return _unsupported_on_cuda(variant, device)
+
+
+def _unsupported_on_cpu(variant: Variant) -> str | None:
+    precision = variant.precision
+    if precision is Precision.TF32:
+        return "TF32 is a number format of NVIDIA's tensor cores, which a CPU has not"
+    if precision in _CPU_ARITHMETIC:
+        capabilities = torch.cpu.get_capabilities()
+        wanted = [name for name in _CPU_ARITHMETIC[precision] if name in capabilities]
+        if not any(capabilities[name] for name in wanted):
+            return (
+                f"this CPU has no {precision} arithmetic ({', '.join(wanted)}); emulated, it is "
+                "far slower than fp32"
+            )
+    if variant.cudnn_benchmark is CudnnBenchmark.ON:
+        return "cuDNN works on NVIDIA GPUs only"
+    if variant.compile is Compile.REDUCE_OVERHEAD:
+        return "CUDA graphs, by which reduce-overhead reduces it, do not exist on a CPU"
+    compiler = os.environ.get("CXX", "g++")
+    if variant.compile is not Compile.EAGER and shutil.which(compiler) is None:
+        return f"torch.compile needs a C++ compiler on a CPU, and there is no {compiler!r}"
     return None
 
 
-def apply_variant(model: nn.Module, variant: Variant, device: torch.device) -> nn.Module:
-    """Moves a model to a device and into the variant's memory format, in place.
+def _unsupported_on_cuda(variant: Variant, device: torch.device) -> str | None:
+    card = torch.cuda.get_device_properties(device)
+    if variant.precision is Precision.TF32 and (card.major, card.minor) < _AMPERE:
+        return f"{card.name} has no TF32, which came with compute capability 8.0"
+    if variant.precision is Precision.BF16:
+        with torch.cuda.device(device):
+            if not torch.cuda.is_bf16_supported(including_emulation=False):
+                return f"{card.name} has no bf16 arithmetic, and would emulate it"
+    if variant.compile is Compile.MAX_AUTOTUNE and not _tunes_kernels(device):
+        return (
+            f"{card.name} has {card.multi_processor_count} multiprocessors, too few for Inductor "
+            "to tune matrix products and convolutions"
+        )
+    return None
+
+
+def _tunes_kernels(device: torch.device) -> bool:
+    from torch._inductor.utils import is_big_gpu  # takes a second that few trials need
+
+    return bool(is_big_gpu(device))
+
+
+def apply_variant(model: UNet, variant: Variant, device: torch.device) -> Network:
+    """Moves a model to a device, into the variant's memory format, and makes it checkpoint.
 
     Build the optimizer afterwards: its state takes the strides of the weights.
 
     Args:
-        model: Any module, fp32. Its weights stay fp32: autocast casts them at each use.
+        model: A U-Net, fp32. Its weights stay fp32: autocast casts them at each use.
         variant: What to apply.
         device: Where to.
 
     Returns:
-        The same model.
+        What to train with: the model itself, or its compiled form, which has the same weights. The
+        compiled form is for batches of one shape, and never falls back to eager execution: what it
+        cannot compile is an error. The model itself, changed in place, stays eager.
     """
-    return model.to(device).to(memory_format=_MEMORY_FORMAT[variant.memory_format])
+    model.to(device).to(memory_format=_MEMORY_FORMAT[variant.memory_format])
+    checkpoint_blocks(model, variant.checkpointing)
+    if variant.compile is Compile.EAGER:
+        return model
+    mode = _COMPILE_MODE[variant.compile]
+    return torch.compile(model, mode=mode, fullgraph=True, dynamic=False)
+
+
+def make_optimizer(model: nn.Module, variant: Variant, learning_rate: float) -> torch.optim.Adam:
+    """Adam over all weights, with its arithmetic carried out as the variant says."""
+    return torch.optim.Adam(
+        model.parameters(),
+        lr=learning_rate,
+        foreach=variant.optimizer is Optimizer.FOREACH,
+        fused=variant.optimizer is Optimizer.FUSED,
+    )
 
 
 def to_input(batch: Tensor, variant: Variant) -> Tensor:
@@ -109,12 +189,9 @@ def to_input(batch: Tensor, variant: Variant) -> Tensor:
 
 
 def autocast(variant: Variant, device: torch.device) -> torch.autocast:
-    """A context for the forward pass and the loss; it does nothing for fp32."""
-    return torch.autocast(
-        device.type,
-        dtype=_AUTOCAST_DTYPE[variant.precision],
-        enabled=variant.precision is not Precision.FP32,
-    )
+    """A context for the forward pass and the loss; it does nothing for fp32 and TF32."""
+    dtype = _AUTOCAST_DTYPE.get(variant.precision)
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
 
 
 def grad_scaler(variant: Variant, device: torch.device) -> torch.amp.GradScaler:

@@ -1,5 +1,7 @@
 """The three blocks a U-Net is made of."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor, nn
@@ -42,6 +44,27 @@ class DownBlock(nn.Module):
         return self.pool(skip), skip
 
 
+class _Bilinear(torch.autograd.Function):
+    """Bilinear interpolation with torch's own kernels in both directions, compiled or not.
+
+    Compiled, torch would derive the backward pass from the forward's formula: a scatter, which on a
+    CPU took more of a training step than all convolutions' forward passes together. So the backward
+    is named here. It is the one that eager torch runs, so that results are the same bits.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, size: tuple[int, int]) -> Tensor:
+        """Maps (N, C, h, w) to (N, C, *size)."""
+        ctx.input_shape, ctx.size = x.shape, size
+        return F.interpolate(x, size, mode="bilinear")  # align_corners=False by default
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """Maps the gradient of the output to that of the input."""
+        aten = torch.ops.aten
+        return aten.upsample_bilinear2d_backward(gradient, ctx.size, ctx.input_shape, False), None
+
+
 class UpBlock(nn.Module):
     """A 1x1 convolution, upsampling to the skip's size, concatenation, then a ConvBlock.
 
@@ -64,7 +87,10 @@ class UpBlock(nn.Module):
         # CUDA autocast would interpolate in fp32, and the concatenation then promote the skip and
         # itself to fp32. The mean of four values needs no more than the precision they come in.
         with torch.autocast(x.device.type, enabled=False):
-            # For "bilinear" the default is align_corners=False; "nearest" does not take the flag.
-            x = F.interpolate(x, size=skip.shape[-2:], mode=self.upsampling)
+            size = (skip.shape[-2], skip.shape[-1])
+            if self.upsampling == "bilinear":
+                x = _Bilinear.apply(x, size)
+            else:
+                x = F.interpolate(x, size, mode=self.upsampling)
         merged: Tensor = self.convs(torch.cat((skip, x), dim=1))
         return merged

@@ -9,7 +9,15 @@ import torch._dynamo  # an optimizer imports it at first use: seconds that belon
 from torch import Tensor, nn
 
 from kernels.lab import rgb_to_lab
-from unet.apply import apply_variant, autocast, grad_scaler, set_precision_flags, to_input
+from unet.apply import (
+    Network,
+    apply_variant,
+    autocast,
+    grad_scaler,
+    make_optimizer,
+    set_flags,
+    to_input,
+)
 from unet.apply import unsupported as variant_unsupported
 from unet.model import UNet, UNetConfig
 from unet.variant import Variant
@@ -67,25 +75,21 @@ class ColorizationTask:
         self.frames = np.load(str(handle["path"]), mmap_mode="r")
         self.train, self.validation = split(settings, len(self.frames))
 
-        flags = set_precision_flags()
+        flags = set_flags(self.variant)
         config = UNetConfig(
             width=int(settings["width"]),
             depth=int(settings["depth"]),
             upsampling=str(settings["upsampling"]),
         )
-        model = UNet(config)
-        self.model: nn.Module = apply_variant(model, self.variant, self.device)
-        # Unfused, fp16's loss scaler asks the device in each step whether to skip it, and the host
-        # waits for the answer: a handicap that no other precision would have.
-        fused = self.device.type == "cuda"
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=LEARNING_RATE, fused=fused)
+        self.model = UNet(config)
+        self.network = apply_variant(self.model, self.variant, self.device)
+        self.optimizer = make_optimizer(self.model, self.variant, LEARNING_RATE)
         self.scaler = grad_scaler(self.variant, self.device)
         self.facts: dict[str, Any] = {
-            "parameters": sum(parameter.numel() for parameter in model.parameters()),
-            "precision_flags": flags,
+            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+            "flags": flags,
             "channel_scaling": {"l_center": L_CENTER, "l_scale": L_SCALE, "ab_scale": AB_SCALE},
             "optimizer": "adam",
-            "fused": fused,
             "learning_rate": [LEARNING_RATE, FINAL_LEARNING_RATE],
         }
 
@@ -99,29 +103,40 @@ class ColorizationTask:
         return self._batch(self.train[indices])
 
     def forward(self, batch: Batch) -> Tensor:
-        """Mean squared error of the scaled ab, in fp32."""
-        return nn.functional.mse_loss(self._predict(batch), batch.ab / AB_SCALE)
+        """Mean squared error of the scaled ab, in fp32.
+
+        A smaller batch, as the last of a run may be, goes through the eager network: the compiled
+        one would be compiled anew for it.
+        """
+        whole = len(batch.lightness) == self.batch_size
+        prediction = self._predict(batch, self.network if whole else self.model)
+        return nn.functional.mse_loss(prediction, batch.ab / AB_SCALE)
 
     def backward(self, loss: Tensor) -> None:
         """Gradients, of the scaled loss where the precision needs it."""
-        self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
 
     def optimize(self, progress: float) -> None:
-        """One step of Adam at the learning rate of this moment of the run."""
+        """One step of Adam at the learning rate of this moment of the run.
+
+        With fp16 and without `fused`, torch's loss scaler waits here for the device's word on
+        whether a gradient has overflowed.
+        """
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(progress)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        # Here rather than before the next backward, so that the forward pass has their memory.
+        self.optimizer.zero_grad(set_to_none=True)
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
         """Errors on the validation frames, in squared Lab units.
 
         Returns:
-            `final_mse`, the mean over pixels and both channels of (predicted - true)^2, with the
-            forward in the variant's precision and the error in fp32; and beside it the same for
-            two predictions without a network: `grey_mse` (ab = 0) and `mean_color_mse` (the
+            `final_mse`, the mean over pixels and both channels of (predicted - true)^2, with an
+            eager forward in the variant's precision and the error in fp32; and beside it the same
+            for two predictions without a network: `grey_mse` (ab = 0) and `mean_color_mse` (the
             training set's mean ab).
         """
         self.model.eval()
@@ -129,7 +144,8 @@ class ColorizationTask:
         sums = torch.zeros(3, dtype=torch.float64, device=self.device)
         for start in range(0, len(self.validation), self.batch_size):
             batch = self._batch(self.validation[start : start + self.batch_size])
-            errors = (self._predict(batch) * AB_SCALE - batch.ab, batch.ab, mean - batch.ab)
+            predicted = self._predict(batch, self.model) * AB_SCALE
+            errors = (predicted - batch.ab, batch.ab, mean - batch.ab)
             sums += torch.stack([error.square().mean(dim=(1, 2, 3)).sum() for error in errors])
         final, grey, mean_color = (sums / len(self.validation)).tolist()
         return {"final_mse": final, "grey_mse": grey, "mean_color_mse": mean_color}
@@ -144,9 +160,9 @@ class ColorizationTask:
         lightness = (lab[:, :1] - L_CENTER) / L_SCALE
         return Batch(to_input(lightness, self.variant), to_input(lab[:, 1:], self.variant))
 
-    def _predict(self, batch: Batch) -> Tensor:
+    def _predict(self, batch: Batch, network: Network) -> Tensor:
         with autocast(self.variant, self.device):
-            scaled: Tensor = self.model(batch.lightness)
+            scaled = network(batch.lightness)
         return scaled.float()
 
     def _mean_ab(self) -> Tensor:

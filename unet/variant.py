@@ -13,9 +13,14 @@ from typing import Any, Self, get_type_hints
 
 
 class Precision(StrEnum):
-    """What the network computes in; weights and optimizer state are fp32 in each of them."""
+    """What the network computes in; weights and optimizer state are fp32 in each of them.
+
+    TF32 rounds the factors of convolutions and matrix products to 10 bits of mantissa on their way
+    into the tensor cores; all that is stored stays fp32.
+    """
 
     FP32 = "fp32"
+    TF32 = "tf32"
     FP16 = "fp16"
     BF16 = "bf16"
 
@@ -27,12 +32,47 @@ class MemoryFormat(StrEnum):
     CHANNELS_LAST = "channels_last"
 
 
+class Compile(StrEnum):
+    """Whether torch.compile makes the training step's network, and in which of its modes."""
+
+    EAGER = "eager"
+    DEFAULT = "compile"
+    REDUCE_OVERHEAD = "reduce-overhead"  # CUDA graphs
+    MAX_AUTOTUNE = "max-autotune"  # tries several kernels for each operation
+
+
+class Checkpointing(StrEnum):
+    """Which blocks forget what they computed, and compute it again for the backward pass."""
+
+    NONE = "none"
+    BLOCKS = "blocks"  # every block
+    HIGH_RES = "high-res"  # those of the upper half of the levels, which hold most of the memory
+
+
+class Optimizer(StrEnum):
+    """How Adam's arithmetic is carried out: a few kernels over all weights, or a single one."""
+
+    FOREACH = "foreach"
+    FUSED = "fused"
+
+
+class CudnnBenchmark(StrEnum):
+    """How cuDNN chooses a convolution's algorithm: by its heuristics, or by trying them."""
+
+    OFF = "cudnn-heuristics"
+    ON = "cudnn-benchmark"
+
+
 @dataclasses.dataclass(frozen=True)
 class Variant:
     """One choice on every axis; the defaults are the plain network."""
 
     precision: Precision = Precision.FP32
     memory_format: MemoryFormat = MemoryFormat.CONTIGUOUS
+    optimizer: Optimizer = Optimizer.FOREACH
+    compile: Compile = Compile.EAGER
+    checkpointing: Checkpointing = Checkpointing.NONE
+    cudnn_benchmark: CudnnBenchmark = CudnnBenchmark.OFF
 
     @property
     def name(self) -> str:
@@ -49,15 +89,15 @@ class Variant:
         """Reads a name; the inverse of `name`.
 
         Args:
-            name: Parts joined by "+", in any order. What is not named is the default, and a default
-                may be named.
+            name: Parts joined by "+", in any order, with or without spaces around. What is not
+                named is the default, and a default may be named.
 
         Raises:
             ValueError: If a part is empty, unknown, or the second of its axis.
         """
         axis_of = {value: axis for axis, values in _axes(cls).items() for value in values}
         chosen: dict[str, str] = {}
-        for part in name.split("+"):
+        for part in map(str.strip, name.split("+")):
             if part not in axis_of:
                 raise ValueError(f"variant {name!r} has {_unknown('part', part, axis_of)}")
             axis = axis_of[part]
