@@ -408,7 +408,9 @@ def test_the_same_frames_elsewhere_or_larger_have_the_same_fingerprint(
     cache: Path, images: Path, tmp_path: Path
 ) -> None:
     first = read(images)
-    assert read(images, size=SIZE + 1).fingerprint == first.fingerprint
+    larger = read(images, size=SIZE + 1)
+    assert larger.fingerprint == first.fingerprint
+    assert larger.path != first.path
     moved = tmp_path / "moved"
     images.rename(moved)
     assert read(moved).fingerprint == first.fingerprint

@@ -107,7 +107,7 @@ def scan_folder(folder: str) -> tuple[list[str], int]:
 
 
 def natural_key(path: str) -> tuple[object, ...]:
-    """Sorts relative paths of images as a reader would: `frame_2` before `frame_10`, folder by folder.
+    """Sorts paths of images as a reader would: `frame_2` before `frame_10`, folder by folder.
 
     A folder's own frames come before those of the folders in it. Runs of digits compare as whole
     numbers of any length, letters without regard to case; what is then still alike compares
