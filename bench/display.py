@@ -86,7 +86,7 @@ class LineDisplay:
     def row(self, row: Row) -> None:
         """See `bench.sweep.Observer`."""
         self._rows.append(row)
-        self._to_do = [trial for trial in self._to_do if trial.key != row.trial.key]
+        self._to_do = self._to_do[1:]
         done, total = len(self._rows), len(self._rows) + len(self._to_do)
         left_s = remaining_s(self._to_do, self._rows) if self._to_do else None
         left = "" if left_s is None else f", about {format_duration(left_s)} left"

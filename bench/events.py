@@ -122,7 +122,7 @@ class JsonDisplay:
         from bench.report.frame import trial_record  # pandas: not before it is needed
 
         self._rows.append(row)
-        self._to_do = [trial for trial in self._to_do if trial.key != row.trial.key]
+        self._to_do = self._to_do[1:]
         record = trial_record(row)
         progress = {
             "label": row.trial.label,

@@ -114,7 +114,7 @@ class LiveDisplay:
         self._drawn_widths: list[int] = []
 
     def __enter__(self) -> "LiveDisplay":
-        self._live.start()
+        self._live.start(refresh=True)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -123,6 +123,8 @@ class LiveDisplay:
 
     def preparing(self, done: int, total: int) -> None:
         """See `bench.sweep.Observer`."""
+        if self._prepared is None:
+            self._began_s = self._clock()
         self._prepared = done, total
         self._tick(news=done == total)
 
@@ -146,7 +148,7 @@ class LiveDisplay:
         """See `bench.sweep.Observer`."""
         durations = Durations(self._rows)
         self._under_way = _UnderWay(trial, self._clock(), durations.of(trial))
-        self._rest_s = durations.total_s(one for one in self._to_do if one.key != trial.key)
+        self._rest_s = durations.total_s(self._to_do[1:])
         self._tick(news=True)
 
     def phase(self, name: str) -> None:
@@ -164,7 +166,7 @@ class LiveDisplay:
     def row(self, row: Row) -> None:
         """See `bench.sweep.Observer`."""
         self._under_way = None
-        self._to_do = [trial for trial in self._to_do if trial.key != row.trial.key]
+        self._to_do = self._to_do[1:]
         self._rows.append(row)
         self._table.add(row)
         self._news = True  # drawn with the next trial, which follows at once
@@ -214,7 +216,7 @@ class LiveDisplay:
             bar = Progress("preparing", done, total, "frames", elapsed_s, left_s, "cyan")
             return bar_lines([bar], console, width)
         if not self._rows and not self._to_do:
-            return []
+            return [[Segment("starting", console.get_style("dim"))]]
         now_s, under_way = self._clock(), self._under_way
         done, total = len(self._rows), len(self._rows) + len(self._to_do)
         share, left_s, bars = 0.0, self._rest_s, []
@@ -312,7 +314,7 @@ def _flow(parts: Iterator[tuple[str, str]], console: Console, width: int) -> lis
         shown = fit(text, min(width, cell_len(text)), console)
         used = Segment.get_line_length(lines[-1]) + len(_GAP) if lines else 0
         part = Segment(shown, console.get_style(style_name))
-        if lines and used + len(shown) <= width:
+        if lines and used + cell_len(shown) <= width:
             lines[-1] += [Segment(_GAP), part]
         else:
             lines.append([part])

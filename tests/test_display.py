@@ -1,11 +1,19 @@
+import codecs
+import fcntl
 import io
 import json
 import math
 import os
 import pty
 import re
+import select
+import struct
+import subprocess
+import sys
+import termios
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +29,7 @@ from bench.monitor import Reading
 from bench.report.frame import cell_frame
 from bench.report.tables import to_markdown
 from bench.trial import Status, Trial
-from tests.harness import BUDGET_BYTES, row_of, toy_trial
+from tests.harness import BUDGET_BYTES, REPOSITORY, row_of, toy_trial, write_toml
 
 # rich would take the first for a style and fall over the second.
 REASONS = ["RuntimeError: [enforce fail at alloc_cpu.cpp:127] err == 0", "not in [/tmp/a.so]"]
@@ -244,6 +252,7 @@ def test_a_pipe_tells_how_long_it_will_take() -> None:
 
 def test_the_trial_under_way(stage: Stage, clock: Clock) -> None:
     to_do = trials(4)
+    clock.now_s += 100  # nothing of the sweep
     stage.display.begin(to_do[1:], [measured(to_do[0], duration_s=60.0)])
     clock.now_s += 5
     stage.display.trial(to_do[1])
@@ -291,6 +300,15 @@ def test_nothing_is_guessed_before_there_is_a_row(stage: Stage, clock: Clock) ->
     assert "left" not in stage.screen()
 
 
+def test_a_row_is_done_when_it_has_ended(stage: Stage) -> None:
+    stage.display.begin(trials(1), [])
+    stage.display.trial(trials(1)[0])
+    stage.display.reading(reading(step=trials(1)[0].steps))
+    assert "0/1  rows" in stage.lines()[0]
+    stage.display.row(measured(trials(1)[0]))
+    assert "1/1  rows" in stage.lines()[0]
+
+
 def test_time_goes_on_while_nothing_else_does(stage: Stage, clock: Clock) -> None:
     stage.display.begin(trials(1), [])
     stage.display.trial(trials(1)[0])
@@ -302,6 +320,7 @@ def test_time_goes_on_while_nothing_else_does(stage: Stage, clock: Clock) -> Non
 
 
 def test_frames_are_counted(stage: Stage, clock: Clock) -> None:
+    clock.now_s += 100  # before the first of them
     for done in range(1, 601):
         clock.now_s += 0.01
         stage.display.preparing(done, 1200)
@@ -366,6 +385,9 @@ def test_it_fits(width: int, height: int, clock: Clock) -> None:
         lines = stage.lines()
         assert len(lines) <= max(0, height - 1)
         assert max(map(len, lines), default=0) <= width
+        # Blanks at an end would be wrapped by a terminal that becomes narrower.
+        ends = [line[-1].text for line in stage.segments() if line]
+        assert width < 20 or ends == [text.rstrip() for text in ends]
     assert stage.terminal.lines[-1] == []
 
 
@@ -387,6 +409,34 @@ def test_a_narrow_terminal_keeps_what_matters(clock: Clock) -> None:
         "─────────────────",
         "none         99.9",
     ]
+
+
+def test_the_least_telling_columns_go_first(clock: Clock) -> None:
+    headings = []
+    for width in (100, 60, 50, 42, 35):
+        stage = Stage(clock, width)
+        stage.display.begin([], [measured(toy_trial())])
+        headings.append(re.split(r"\s{2,}", stage.lines()[-3]))
+    figures = ["images/s", "step ms", "peak GiB", "budget %", "util %", "MSE"]
+    assert headings == [
+        ["variant", "batch", *figures],
+        ["variant", "batch", *(name for name in figures if name != "budget %")],
+        ["variant", "batch", "images/s", "peak GiB", "util %", "MSE"],
+        ["variant", "batch", "images/s", "peak GiB", "MSE"],
+        ["variant", "batch", "images/s", "MSE"],
+    ]
+
+
+def test_a_reason_needs_room(clock: Clock) -> None:
+    row = failed(toy_trial(), reason="a\treason\nof \x1b[31mmany words")
+    ends = []
+    for more in (40, 16, 15):
+        stage = Stage(clock)
+        stage.display.begin([], [row])
+        width = len(stage.lines()[-2])
+        stage.resize(width + more, 20)
+        ends.append(stage.lines()[-1][width:])
+    assert ends == ["  a reason of  [31mmany words", "  a reason of  …", ""]
 
 
 def test_more_rows_than_lines(clock: Clock) -> None:
@@ -477,12 +527,18 @@ def test_the_table_is_made_once_a_row(
     assert len(made) == 1 + 1  # before the trial there is more room
 
 
-def test_what_comes_out_of_order_is_no_error(stage: Stage, clock: Clock) -> None:
-    stage.display.reading(reading())
-    stage.display.phase("starting")
-    stage.display.begin([], [])
-    clock.now_s += 2
-    stage.display.reading(reading())
+def test_there_is_something_to_see_before_anything_is_known(stage: Stage) -> None:
+    assert stage.screen() == "starting"
+
+
+def test_what_comes_out_of_order_is_no_error(clock: Clock) -> None:
+    stage = Stage(clock)
+    with stage.display:
+        stage.display.reading(reading())
+        stage.display.phase("starting")
+        stage.display.begin([], [])
+        clock.now_s += 2
+        stage.display.reading(reading())
     assert stage.screen() == ""
 
 
@@ -490,7 +546,7 @@ def test_what_comes_out_of_order_is_no_error(stage: Stage, clock: Clock) -> None
 def test_an_encoding_without_the_letters(encoding: str, clock: Clock) -> None:
     raw = io.BytesIO()
     console = Console(
-        file=io.TextIOWrapper(raw, encoding=encoding), force_terminal=True, width=80, height=24
+        file=io.TextIOWrapper(raw, encoding=encoding), force_terminal=True, width=99, height=24
     )
     make_display(console)
     row = failed(toy_trial(), reason="größer als “8 GiB”, 時間 " * 5)
@@ -500,6 +556,12 @@ def test_an_encoding_without_the_letters(encoding: str, clock: Clock) -> None:
             display.begin(trials(1), [row])
             display.trial(trials(1)[0])
             display.row(row)
+    row = failed(toy_trial(), reason="long " * 20)
+    stage = LiveDisplay(console, clock)
+    stage.begin([], [row])
+    end = console.render_lines(stage, pad=False)[-1][-1].text
+    assert end.startswith("  long long")
+    assert end.endswith(".")
     text = raw.getvalue().decode(encoding)
     assert "variant" in text
     assert "? gr" in text
@@ -521,6 +583,52 @@ def test_the_display_suits_who_looks(monkeypatch: pytest.MonkeyPatch) -> None:
         assert isinstance(make_display(Console(file=screen)), LineDisplay)
     os.close(controller)
     os.close(reader)
+
+
+def test_a_sweep_in_a_terminal_that_is_resized(tmp_path: Path) -> None:
+    """The whole way: a pseudo-terminal, its size read from the kernel, the table at the end."""
+    config = write_toml(
+        tmp_path / "toy.toml", variants=["none"], batch_size=[4, 8], samples=128, sleep_ms=20
+    )
+    controller, fd = pty.openpty()
+    terminal = Terminal(110, 40)
+
+    def resize(width: int, height: int) -> None:
+        fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
+        terminal.resize(width, height)
+
+    resize(110, 40)
+    plain = {"COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"}
+    environ = {name: value for name, value in os.environ.items() if name not in plain}
+    sweep = subprocess.Popen(
+        [sys.executable, "-m", "bench", "sweep", config, "--out", tmp_path / "out"],
+        cwd=REPOSITORY,
+        env=environ | {"TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8"},
+        stdin=fd,
+        stdout=fd,
+        stderr=fd,
+    )
+    os.set_blocking(controller, False)
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    seen = set()
+    while sweep.poll() is None or select.select([controller], [], [], 0.1)[0]:
+        if not select.select([controller], [], [], 1)[0]:
+            continue
+        terminal.write(decoder.decode(os.read(controller, 1 << 16)))
+        screen = "\n".join(terminal.screen())
+        if "0/2" in screen and "narrow" not in seen:
+            seen.add("narrow")
+            resize(50, 40)
+        if "1/2" in screen and "variant" in screen:
+            seen.add("table")
+    os.close(fd)
+    os.close(controller)
+    assert sweep.returncode == 0, terminal.screen()
+    assert seen == {"narrow", "table"}
+    everything = [text for line in terminal.lines if (text := "".join(line).rstrip())]
+    assert not [line for line in everything if re.match("overall|starting|training", line)]
+    assert everything[0].lstrip().startswith("variant"), everything  # the final table, and it alone
+    assert sum(line.lstrip().startswith("variant") for line in everything) == 1
 
 
 def events_of(stream: io.StringIO) -> list[dict[str, Any]]:

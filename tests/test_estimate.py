@@ -49,6 +49,10 @@ def test_another_batch_size_of_the_variant_is_corrected_by_how_others_scale() ->
         took(trial("sweet", 4), 5.0),
         took(trial("sweet", 16), 6.0),
         took(trial("plain", 64), 7.0),
+        took(trial("plain", 16, size=128), 1.0),  # other settings scale as they like
+        took(trial("plain", 64, size=128), 9.0),
+        took(trial("sour", 16, size=128), 1.0),
+        took(trial("sour", 64, size=128), 9.0),
     ]
     # The nearest size it ran at is 16, from which plain went on at 7/8.
     assert estimate_s(trial("sweet", 64), rows) == pytest.approx(6.0 * 7 / 8)
