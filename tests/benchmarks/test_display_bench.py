@@ -18,8 +18,8 @@ from rich.console import Console
 from bench.estimate import remaining_s
 from bench.live import LiveDisplay
 from bench.monitor import INTERVAL_S, Reading
+from tests.displays import measured
 from tests.harness import toy_trial
-from tests.test_display import measured
 
 ROWS = [measured(toy_trial(batch_size=size), 100.0 + size) for size in range(1, 31)]
 
