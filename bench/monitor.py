@@ -37,6 +37,9 @@ INTERVAL_S = 0.25
 
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
+_LEAST_CPU_WINDOW_S = 0.1
+"""CPU time is counted in ticks of 10 ms: a shorter window would hold fewer than ten."""
+
 
 class Monitor:
     """Samples one trial: its process tree, and the GPU when it runs on one.
@@ -73,6 +76,19 @@ class Monitor:
             "rss_anon_bytes": rss_anon,
         }
         return sample | self._gpu.sample() if self._gpu else sample
+
+
+def cpu_percent(first: Sample, last: Sample, cpus: int) -> float | None:
+    """Share of `cpus` cores that a trial's processes used between two samples.
+
+    Returns:
+        0 to 100; `None` where the samples lie too close to each other to tell.
+    """
+    busy_s = float(last["cpu_s"] or 0) - float(first["cpu_s"] or 0)
+    wall_s = float(last["at_s"] or 0) - float(first["at_s"] or 0)
+    if wall_s < _LEAST_CPU_WINDOW_S:
+        return None
+    return 100 * busy_s / wall_s / cpus
 
 
 def read_proc_status(pid: int | str = "self") -> dict[str, int]:

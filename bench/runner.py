@@ -1,23 +1,40 @@
 """The parent's side of one trial: starts its process, watches it, ends it."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import select
+import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
 from types import FrameType
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 from bench.budget import says_out_of_memory
+from bench.environment import cpus_allowed
 from bench.forkserver import Child, ForkServer, ServerGoneError
-from bench.monitor import INTERVAL_S, Monitor
+from bench.monitor import INTERVAL_S, Monitor, Reading, Sample, cpu_percent
+from bench.steps import StepBoard
 from bench.trial import Status, Trial, TrialResult
+from bench.workload import Data
 
-OnPhase = Callable[[str], None]
+
+class Listener(Protocol):
+    """Hears how a trial goes."""
+
+    def phase(self, name: str) -> None:
+        """A phase begins."""
+        ...
+
+    def reading(self, reading: Reading) -> None:
+        """How it is doing; a few times a second."""
+        ...
 
 
 class StopRequest:
@@ -71,7 +88,7 @@ class EventReader:
 class Runner:
     """Runs trials one after the other, each in a fresh process.
 
-    Use as a context manager: it leaves no process behind.
+    Use as a context manager: it leaves no process and no file behind.
 
     Args:
         task: The task's class as `module:attribute`.
@@ -82,12 +99,16 @@ class Runner:
         self._task = task
         self._timeout_s = timeout_s
         self._server: ForkServer | None = None
+        self._folder = tempfile.TemporaryDirectory(prefix="unet-bench-", ignore_cleanup_errors=True)
+        self._board_path = Path(self._folder.name) / "board"
+        self._board = StepBoard.create(self._board_path)
 
     def __enter__(self) -> "Runner":
         return self
 
     def __exit__(self, *_: object) -> None:
         self.new_round()
+        self._folder.cleanup()
 
     def new_round(self) -> None:
         """Ends the process that trials are forked from; the next trial starts another."""
@@ -118,32 +139,61 @@ class Runner:
     def run(
         self,
         trial: Trial,
-        train_size: int,
-        handle: dict[str, Any],
+        data: Data,
         gpu_uuid: str | None,
         stop: StopRequest,
-        on_phase: OnPhase,
+        listener: Listener,
+        *,
+        compiled: bool,
     ) -> TrialResult:
         """Runs a trial to its end, whatever end that is.
 
+        A compiled one is first compiled in a process of its own, from an empty cache, unless an
+        earlier round has done so.
+
         Args:
             trial: What to run.
-            train_size: Samples there are to train on.
-            handle: What the task needs to open them.
+            data: What to train on.
             gpu_uuid: The GPU to watch; `None` on CPU.
             stop: Ends the trial when requested.
-            on_phase: Called when a phase begins.
+            listener: Hears how it goes.
+            compiled: Whether the trial is of a compiled variant.
         """
+        cache = Path(self._folder.name) / dataclasses.replace(trial, round=0).key
         request = {
             "trial": trial.to_json(),
             "task": self._task,
-            "train_size": train_size,
-            "handle": handle,
+            "train_size": data.train_size,
+            "handle": dict(data.handle),
             "gpu_uuid": gpu_uuid,
+            "board": str(self._board_path),
+            "compile_cache": str(cache) if compiled else None,
         }
+        watch = partial(_Watch, trial, gpu_uuid, self._board, listener)
+        cold: TrialResult | None = None
+        if compiled and not cache.exists():
+            cold = self._attempt("bench.worker:compile_cold", request, watch(), stop)
+            if cold.status is not Status.OK:
+                shutil.rmtree(cache, ignore_errors=True)  # what is half made is not warm
+                return cold
+        result = self._attempt("bench.worker:run", request, watch(), stop)
+        if result.compilation:
+            steps = [sum(phases) for phases in cold.step_phase_s] if cold else None
+            result.compilation["cold_step_s"] = steps
+        if cold:
+            result.started_at = cold.started_at
+            result.phase_at_s = cold.phase_at_s | result.phase_at_s
+            result.parent_phase_at_s = cold.parent_phase_at_s | result.parent_phase_at_s
+            result.duration_s = (result.duration_s or 0.0) + (cold.duration_s or 0.0)
+        return result
+
+    def _attempt(
+        self, entry: str, request: dict[str, Any], watch: "_Watch", stop: StopRequest
+    ) -> TrialResult:
+        """What one process finds."""
         started_at = datetime.now(UTC).isoformat(timespec="seconds")
         requested_s = time.monotonic()
-        watch = _Watch(gpu_uuid, on_phase)
+        self._board.begin(0)
         ended: Status | None
         try:
             if not self._running_server().wait_until_ready(stop.fd, self._timeout_s):
@@ -152,7 +202,7 @@ class Runner:
             else:
                 with (
                     tempfile.TemporaryFile() as log,
-                    self._fork("bench.worker:run", request, log) as child,
+                    self._fork(entry, request, log) as child,
                 ):
                     ended = self._watch(child, watch, stop)
                     watch.log = child.log_tail()
@@ -218,7 +268,7 @@ class Runner:
                 deadline_s = float("inf")
                 poll.unregister(stop.fd)
             if now_s >= sample_at_s:
-                watch.samples.append(monitor.sample(watch.phase))
+                watch.sample(monitor)
                 sample_at_s = now_s + INTERVAL_S
         watch.read(reader, time.monotonic(), monitor)
         watch.exit_code = child.exit_code
@@ -240,7 +290,9 @@ class Runner:
 class _Watch:
     """What the parent has seen of a running trial."""
 
-    def __init__(self, gpu_uuid: str | None, on_phase: OnPhase) -> None:
+    def __init__(
+        self, trial: Trial, gpu_uuid: str | None, board: StepBoard, listener: Listener
+    ) -> None:
         self.gpu_uuid = gpu_uuid
         self.exit_code: int | None = None
         self.log = ""
@@ -248,8 +300,11 @@ class _Watch:
         self.phase: str | None = None
         self.phase_at_s: dict[str, float] = {}
         self.parent_phase_at_s: dict[str, float] = {}
-        self.samples: list[dict[str, float | str | None]] = []
-        self._on_phase = on_phase
+        self.samples: list[Sample] = []
+        self._trial = trial
+        self._board = board
+        self._listener = listener
+        self._phase_began = board.read()
 
     def read(self, reader: EventReader, now_s: float, monitor: Monitor) -> None:
         for event in reader.read():
@@ -260,6 +315,31 @@ class _Watch:
                 self.phase = event["phase"]
                 self.phase_at_s[event["phase"]] = event["at_s"]
                 self.parent_phase_at_s[event["phase"]] = now_s
+                self._phase_began = self._board.read()
                 # So that the samples of a phase cover it from end to end.
                 self.samples.append(monitor.sample(self.phase))
-                self._on_phase(event["phase"])
+                self._listener.phase(event["phase"])
+
+    def sample(self, monitor: Monitor) -> None:
+        self.samples.append(monitor.sample(self.phase))
+        self._listener.reading(self._reading())
+
+    def _reading(self) -> Reading:
+        """From the last two samples, and the steps since the phase began."""
+        step, step_at_s = self._board.read()
+        first, first_at_s = self._phase_began
+        images_per_s = None
+        if step > first > 0:
+            images_per_s = (step - first) * self._trial.batch_size / (step_at_s - first_at_s)
+        now = self.samples[-1]
+        if self.gpu_uuid is not None:
+            memory, percent = now.get("gpu_used_bytes"), now.get("gpu_percent")
+        else:
+            memory = now["rss_anon_bytes"]
+            # The last but one may be of this very moment, taken when a phase began.
+            percent = cpu_percent(self.samples[-3:][0], now, cpus_allowed())
+        return Reading(step, images_per_s, _number(memory), _number(percent))
+
+
+def _number(value: float | str | None) -> float | None:
+    return None if value is None else float(value)

@@ -29,15 +29,20 @@ HARNESS_SETTINGS: Mapping[str, Scalar] = {
     "samples": 1536,
     "warmup_steps": 5,
     "measured_steps": 20,
+    "time_limit_s": 0,  # none
+    "unsupported": "row",
     "device": "auto",
     "budget": "",  # the default of the device
 }
 """The harness's own names and their defaults."""
 
-_MINIMUM = {"seed": 0, "warmup_steps": 0}  # of the whole numbers; 1 for all others
+_MINIMUM = {"seed": 0, "warmup_steps": 0, "time_limit_s": 0}
+"""Of the whole numbers; 1 for all others."""
 
 _MAXIMUM = {"rounds": 10_000}
 _SEED_MAXIMUM = 2**32 - 1  # numpy's for a seed; more than enough for all others
+
+_UNSUPPORTED = ("row", "skip")
 
 _LISTS = ("batch_size", "seed")  # of the names above; the others have one value per sweep
 
@@ -81,14 +86,14 @@ class SweepSpec:
 
         Rounds come one after the other, and in each the variants alternate within a batch size,
         so that a drift of the machine meets all alike; each round begins with another variant.
-        Batch sizes ascend, so that the first one that does not fit implies the rest.
+        Batch sizes come as they were asked for, so that the most telling ones may be first.
         """
         trials = []
         for round_ in range(self.one("rounds")):
             shift = round_ % len(self.variants)
             variants = self.variants[shift:] + self.variants[:shift]
             for settings, seed, batch_size, axes in itertools.product(
-                self.settings(), self.grid["seed"], sorted(self.grid["batch_size"]), variants
+                self.settings(), self.grid["seed"], self.grid["batch_size"], variants
             ):
                 trials.append(
                     Trial(
@@ -114,16 +119,20 @@ class SweepSpec:
         largest = max(int(size) for size in self.grid["batch_size"])
         for settings in self.settings():
             self.workload.check(settings)
-            train_size = self.workload.train_size(settings)
-            if largest > train_size:
-                raise ValueError(
-                    f"batch_size {largest}: the training set has only {train_size} samples"
-                )
+            self.check_train_size(self.workload.train_size(settings))
         if self.one("samples") < needed * largest:
             raise ValueError(
                 f"samples {self.one('samples')}: batch_size {largest} needs at least "
                 f"{needed * largest} for its first, {self.one('warmup_steps')} warm-up and "
                 f"{self.one('measured_steps')} measured steps"
+            )
+
+    def check_train_size(self, train_size: int) -> None:
+        """Raises `ValueError` if a batch would not find enough samples in the training set."""
+        largest = max(int(size) for size in self.grid["batch_size"])
+        if largest > train_size:
+            raise ValueError(
+                f"batch_size {largest}: the training set has only {train_size} samples"
             )
 
 
@@ -259,6 +268,8 @@ def _build(name: str, entry: str, workload: Workload, values: Mapping[str, list[
     for key in HARNESS_SETTINGS:
         _check_harness(key, grid[key])
     _check_device(str(grid["device"][0]))
+    if (given := str(grid["unsupported"][0])) not in _UNSUPPORTED:
+        raise ValueError(f"unsupported {given!r}: {suggest(given, _UNSUPPORTED)}")
     spec = SweepSpec(name, entry, workload, _variants(workload, values), grid)
     _ = spec.budget_bytes  # read now, so that a typing mistake is told now
     return spec

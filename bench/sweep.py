@@ -1,6 +1,9 @@
 """The parent: which trials are to run, in which order, and where their rows go."""
 
+import dataclasses
 import os
+import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +12,10 @@ from typing import Any, Protocol
 from bench import journal as journals
 from bench.budget import BUDGET_STEP_BYTES, DEFAULT_BUDGET_BYTES, format_bytes
 from bench.environment import describe_host
+from bench.estimate import estimate_s
 from bench.journal import Journal, Row, check_comparable
-from bench.monitor import Reading, nvml_free_bytes
-from bench.runner import Runner, StopRequest
+from bench.monitor import nvml_free_bytes
+from bench.runner import Listener, Runner, StopRequest
 from bench.spec import SweepSpec
 from bench.trial import Scalar, Status, Trial, TrialResult
 from bench.workload import Data
@@ -19,7 +23,7 @@ from bench.workload import Data
 DEFAULT_TIMEOUT_S = 1800.0
 
 
-class Observer(Protocol):
+class Observer(Listener, Protocol):
     """Hears how a sweep goes; the command line shows it."""
 
     def preparing(self, done: int, total: int) -> None:
@@ -36,14 +40,6 @@ class Observer(Protocol):
 
     def trial(self, trial: Trial) -> None:
         """A trial starts."""
-        ...
-
-    def phase(self, name: str) -> None:
-        """A phase of it begins."""
-        ...
-
-    def reading(self, reading: Reading) -> None:
-        """How the trial under way is doing; a few times a second."""
         ...
 
     def row(self, row: Row) -> None:
@@ -96,19 +92,21 @@ def run(plan: Plan, observer: Observer) -> bool:
             "bench.worker:check_budget",
             {"device": device, "gpu_uuid": gpu_uuid, "budget_bytes": budget_bytes},
         )
+        spec = _supported(spec, runner, device, observer)
         trials = spec.trials(device, budget_bytes)
         data = _prepare(spec, observer)
+        plain = {axis: values[0] for axis, values in spec.workload.axes.items()}
         workload = {
             "name": spec.workload.name,
-            "plain": spec.workload.variant_name(
-                {axis: values[0] for axis, values in spec.workload.axes.items()}
-            ),
+            "axes": plain,
+            "plain": spec.workload.variant_name(plain),
             "baselines": dict(spec.workload.baselines),
         }
 
         def row_of(trial: Trial, result: TrialResult) -> Row:
-            provenance = dict(_data_of(trial, data).provenance)
-            return Row(trial, workload, provenance, environment, result)
+            ready = _data_of(trial, data)
+            described = workload | {"train_size": ready.train_size}
+            return Row(trial, described, dict(ready.provenance), environment, result)
 
         with Journal(plan.folder) as journal, StopRequest() as stop:
             for row in list(journal.rows.values())[:1]:  # all others are like it
@@ -121,9 +119,12 @@ def run(plan: Plan, observer: Observer) -> bool:
                 to_do, [row for key, row in journal.rows.items() if key in asked - stale]
             )
             round_ = to_do[0].round if to_do else 0
+            clock = _TimeLimit(spec.one("time_limit_s"))
             for trial in to_do:
                 if stop.requested:
                     break
+                if not clock.allows(trial, journal.rows.values()):
+                    continue
                 if trial.round != round_:
                     runner.new_round()
                     round_ = trial.round
@@ -135,15 +136,9 @@ def run(plan: Plan, observer: Observer) -> bool:
                 )
                 result = None if forced else implied_oom(trial, known)
                 if result is None:
+                    compiled = spec.workload.compiles(trial.axes)
                     ready = _data_of(trial, data)
-                    result = runner.run(
-                        trial,
-                        ready.train_size,
-                        dict(ready.handle),
-                        gpu_uuid,
-                        stop,
-                        observer.phase,
-                    )
+                    result = runner.run(trial, ready, gpu_uuid, stop, observer, compiled=compiled)
                 if before is not None and before.result.implied_by == result.implied_by is not None:
                     row = before  # its ground was tried again, and stands
                 else:
@@ -151,7 +146,30 @@ def run(plan: Plan, observer: Observer) -> bool:
                     journal.append(row)
                 stale.discard(trial.key)
                 observer.row(row)
+            if clock.left_out:
+                observer.note(
+                    f"{clock.left_out} of {len(trials)} trials are not measured: the time limit of "
+                    f"{clock.limit_s} s leaves no room for them. To go on: the same command with "
+                    f"--out {plan.folder}"
+                )
         return not stop.requested
+
+
+class _TimeLimit:
+    """Lets a trial begin as long as it is expected to end in time; 0 seconds are no limit."""
+
+    def __init__(self, limit_s: int) -> None:
+        self.limit_s = limit_s
+        self.left_out = 0
+        self._began_s = time.monotonic()
+
+    def allows(self, trial: Trial, rows: Iterable[Row]) -> bool:
+        if not self.limit_s:
+            return True
+        spent_s = time.monotonic() - self._began_s
+        in_time = spent_s + (estimate_s(trial, rows) or 0.0) < self.limit_s
+        self.left_out += not in_time
+        return in_time
 
 
 def implied_oom(trial: Trial, rows: Iterable[Row]) -> TrialResult | None:
@@ -218,12 +236,34 @@ def _budget(
     return budget
 
 
+def _supported(spec: SweepSpec, runner: Runner, device: str, observer: Observer) -> SweepSpec:
+    """The sweep without the variants that the device cannot do, if that is what was asked for."""
+    if spec.one("unsupported") != "skip":
+        return spec
+    request = {"workload": spec.entry, "task": spec.workload.task, "device": device}
+    names = [spec.workload.variant_name(axes) for axes in spec.variants]
+    reasons = runner.ask("bench.worker:unsupported", request | {"variants": names})["reasons"]
+    for reason, count in Counter(reasons.values()).items():
+        observer.note(f"{count} of {len(names)} variants are left out: {reason}.")
+    variants = tuple(
+        axes for name, axes in zip(names, spec.variants, strict=True) if name not in reasons
+    )
+    if not variants:
+        raise ValueError(f"unsupported 'skip': {device} can do none of the variants")
+    return dataclasses.replace(spec, variants=variants)
+
+
 def _prepare(spec: SweepSpec, observer: Observer) -> list[tuple[dict[str, Scalar], Data]]:
     """The data of every combination of settings; the cache makes repetitions cheap."""
-    return [
+    data = [
         (settings, spec.workload.prepare(settings, observer.preparing))
         for settings in spec.settings()
     ]
+    for note in dict.fromkeys(note for _, ready in data for note in ready.notes):
+        observer.note(note)
+    for _, ready in data:  # some frames may have been left out
+        spec.check_train_size(ready.train_size)
+    return data
 
 
 def _data_of(trial: Trial, data: list[tuple[dict[str, Scalar], Data]]) -> Data:

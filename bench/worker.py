@@ -5,17 +5,21 @@ whenever one begins, and at the end one `result`.
 """
 
 import json
+import os
 import random
 import time
 import traceback
 from collections.abc import Iterator
+from pathlib import Path
 from typing import IO, Any, Protocol
 
 import numpy as np
 import torch
 
 from bench import budget as memory_budget
+from bench.compilation import Compilation
 from bench.environment import describe_device
+from bench.steps import StepBoard
 from bench.trial import PHASES, Status, Trial, TrialResult
 from bench.workload import TaskFactory, load_object
 
@@ -126,16 +130,52 @@ def check_budget(request: dict[str, Any], pipe: IO[bytes]) -> None:
         events.send({"error": str(error)})
 
 
+def unsupported(request: dict[str, Any], pipe: IO[bytes]) -> None:
+    """Tells the parent which variants the device cannot do.
+
+    Args:
+        request: `workload` and `task` (as `module:attribute`), `device`, and `variants`, by name.
+        pipe: Gets `{"reasons": ...}`: why not, by the name of the variant.
+    """
+    workload, factory = load_object(request["workload"]), load_object(request["task"])
+    reasons = {
+        name: factory.unsupported(workload.parse_variant(name), request["device"])
+        for name in request["variants"]
+    }
+    found = {name: reason for name, reason in reasons.items() if reason}
+    Events(pipe).send({"reasons": found})
+
+
 def run(request: dict[str, Any], pipe: IO[bytes]) -> None:
     """Runs one trial and sends its result.
 
     Args:
         request: `trial`, `task` (as `module:attribute`), `train_size` and `handle` of the data,
-            and `gpu_uuid`.
+            `gpu_uuid`, `board` (path of the `StepBoard`), and of a compiled variant `compile_cache`
+            (a folder of its own).
         pipe: Gets the events.
     """
     events = Events(pipe)
     events.begin("starting")
+    _run(request, events)
+
+
+def compile_cold(request: dict[str, Any], pipe: IO[bytes]) -> None:
+    """Runs the steps of a compiled trial that come before its measured window, and times them.
+
+    A process of its own, so that the trial itself finds its kernels on disk, with nothing left in
+    memory of how they were made.
+
+    Args:
+        request: As of `run`; `compile_cache` is empty.
+        pipe: Gets the events.
+    """
+    events = Events(pipe)
+    events.begin("compiling")
+    _run(request | {"cold": True}, events)
+
+
+def _run(request: dict[str, Any], events: Events) -> None:
     trial = Trial.from_json(request["trial"])
     result = TrialResult(Status.OK)
     try:
@@ -179,7 +219,11 @@ def _train(
     result: TrialResult,
 ) -> None:
     """First step, warm-up, measured window, the rest of the samples, evaluation."""
-    events.begin("building")
+    cold, compile_cache = "cold" in request, request["compile_cache"]
+    if not cold:
+        events.begin("building")
+    if compile_cache:
+        _use_compile_cache(compile_cache, workers=cold)
     random.seed(trial.seed)
     np.random.seed(trial.seed)  # noqa: NPY002 (a workload of others may use the global one)
     torch.manual_seed(trial.seed)
@@ -196,21 +240,28 @@ def _train(
     batches = list(sample_batches(trial, request["train_size"]))
     first = 1 + trial.warmup_steps
     last = measured_until(trial)
+    if cold:
+        batches = batches[:first]
     result.step_samples = [len(indices) for indices in batches]
     result.window = [first, last]
     losses = torch.full((len(batches),), float("nan"), device=device)
     clock: StepClock = CudaClock(device) if device.type == "cuda" else CpuClock()
+    board = StepBoard(Path(request["board"]))
     # In this order, so that without warm-up the second step begins the measured window.
     phases = {0: "first_step", 1: "warming_up", first: "measuring", last: "training"}
+    compilations: dict[str, Compilation] = {}
 
     for step, indices in enumerate(batches):
-        if step in phases:
+        if step in phases and not cold:
             clock.synchronize()
+            if compile_cache:
+                compilations[phases[step]] = Compilation.now()
             if step == 1:
                 peaks = budget.peak()
                 result.memory.update({f"first_step_{name}": peaks[name] for name in peaks})
                 budget.reset_peak()
             events.begin(phases[step])
+        board.begin(step + 1)
         if step == 0:
             clock.mark()
         batch = task.load(indices)
@@ -223,13 +274,23 @@ def _train(
         losses[step].copy_(loss.detach())
         clock.mark()
     clock.synchronize()
+    if compile_cache:
+        done = Compilation.now()
+        if not done.graphs:
+            raise RuntimeError("asked to compile, the network ran eagerly: no graph was compiled")
+        result.compilation = done.to_json()
+    intervals = clock.intervals_s()
+    width = len(PHASES)
+    result.step_phase_s = [intervals[i : i + width] for i in range(0, len(intervals), width)]
+    if cold:
+        return
+    if compile_cache:
+        before, after = compilations["measuring"], compilations.get("training", done)
+        result.compilation["in_window"] = after.events - before.events
     if last == len(batches):
         events.begin("training")
     events.begin("evaluating")
     result.memory.update(budget.peak())
-    intervals = clock.intervals_s()
-    width = len(PHASES)
-    result.step_phase_s = [intervals[i : i + width] for i in range(0, len(intervals), width)]
     values = losses.tolist()
     result.losses = [value if np.isfinite(value) else None for value in values]
     if None in result.losses:
@@ -242,6 +303,21 @@ def _train(
         result.status = Status.DIVERGED
         result.reason = f"final_mse is {result.quality['final_mse']}"
         result.quality = {}
+
+
+def _use_compile_cache(folder: str, *, workers: bool) -> None:
+    """Lets torch.compile keep what it makes in a folder that belongs to one cell of the table.
+
+    Args:
+        folder: Where; made when needed.
+        workers: Whether it may start processes that help it. They would stay, beside the trial.
+    """
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
+    os.environ["TRITON_CACHE_DIR"] = str(Path(folder) / "triton")
+    if not workers:
+        import torch._inductor.config  # takes a second, which only compiled trials need
+
+        torch._inductor.config.compile_threads = 1
 
 
 def sample_batches(trial: Trial, train_size: int) -> Iterator[np.ndarray]:

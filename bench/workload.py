@@ -6,7 +6,7 @@ Both are structural: a workload needs to import nothing from here.
 """
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -28,6 +28,11 @@ class Data(Protocol):
     @property
     def provenance(self) -> Mapping[str, Scalar]:
         """What was read and how it was split; must be the same in every row of a folder."""
+        ...
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What the user should know about it, in sentences."""
         ...
 
     @property
@@ -79,6 +84,14 @@ class Workload(Protocol):
 
     def parse_variant(self, name: str) -> dict[str, str]:
         """The inverse of `variant_name`; raises `ValueError` naming what is wrong."""
+        ...
+
+    def compiles(self, axes: Mapping[str, str]) -> bool:
+        """Whether a variant is made by torch.compile.
+
+        Its compilation is then timed, and must happen: a variant that is called compiled and runs
+        eagerly is a fault.
+        """
         ...
 
     def check(self, settings: Mapping[str, Scalar]) -> None:

@@ -22,6 +22,7 @@ class ToyData:
     train_size: int
     provenance: Mapping[str, Scalar]
     handle: Mapping[str, Scalar] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 class Toy:
@@ -41,6 +42,9 @@ class Toy:
         if fault not in FAULTS or flavor not in ("", "plain", "sweet"):
             raise ValueError(f"variant {name!r}: unknown")
         return {"fault": fault, "flavor": flavor or "plain"}
+
+    def compiles(self, axes: Mapping[str, str]) -> bool:
+        return False
 
     def check(self, settings: Mapping[str, Scalar]) -> None:
         if int(settings["size"]) < 1:

@@ -17,7 +17,7 @@ from unet.frames import (
     split_frames,
 )
 from unet.shape import UPSAMPLINGS, min_side
-from unet.variant import Variant
+from unet.variant import Compile, Variant
 
 Scalar = int | float | str
 
@@ -70,6 +70,10 @@ class Colorization:
     def parse_variant(self, name: str) -> dict[str, str]:
         """See `Variant.parse`."""
         return Variant.parse(name).axes()
+
+    def compiles(self, axes: Mapping[str, str]) -> bool:
+        """Whether a variant is made by torch.compile."""
+        return Variant.from_axes(axes).compile is not Compile.EAGER
 
     def check(self, settings: Mapping[str, Scalar]) -> None:
         """Raises `ValueError` for settings out of range, or that do not go together."""

@@ -13,6 +13,7 @@ import pandas as pd
 
 from bench.budget import GIB
 from bench.journal import Row, check_comparable
+from bench.monitor import cpu_percent
 from bench.report import compilation
 from bench.spec import DEFAULT_WORKLOAD
 from bench.trial import PHASES, Status
@@ -45,9 +46,6 @@ OUTSIDE_GIT = "outside git"
 _NVML_AVERAGES_S = 1.0
 """NVML's utilization is an average over the last 1/6 to 1 s, depending on the GPU; see
 `nvmlUtilization_t`. A sample speaks of what came before it, for so long."""
-
-_LEAST_CPU_WINDOW_S = 0.1
-"""CPU time is counted in ticks of 10 ms: a shorter window would hold fewer than ten."""
 
 # What a cell is called when its rounds ended differently: the first of these that occurred.
 _WORST_FIRST = (
@@ -303,11 +301,7 @@ def _utilization_percent(row: Row) -> float | None:
         return float(np.mean([_number(percent) for percent in read])) if read else None
     # The sample that is taken when the window ends bears the next phase's name.
     start, end = samples[0], next(s for s in row.result.monitor if s["phase"] == "training")
-    busy_s = _number(end["cpu_s"]) - _number(start["cpu_s"])
-    wall_s = _number(end["at_s"]) - _number(start["at_s"])
-    if wall_s < _LEAST_CPU_WINDOW_S:
-        return None
-    return 100 * busy_s / wall_s / float(row.environment["cpus_allowed"])
+    return cpu_percent(start, end, int(row.environment["cpus_allowed"]))
 
 
 def _gib(size_bytes: float | str | None) -> float | None:
