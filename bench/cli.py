@@ -1,10 +1,7 @@
 """Every command. The only file that decides what is printed and how the program exits."""
 
 import argparse
-import contextlib
-import io
 import json
-import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -17,16 +14,19 @@ from rich.console import Console
 from bench import journal, spec, sweep
 from bench.budget import DEFAULT_BUDGET_BYTES, format_bytes
 from bench.display import make_display
-from bench.trial import Status
+from bench.environment import has_gpu
+from bench.estimate import Durations, format_duration
+from bench.events import JsonDisplay, discard
+from bench.trial import Status, Trial
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
+    from bench.report.page import Page
 
 EXIT_FAILED, EXIT_MISTAKE, EXIT_INTERRUPTED = 1, 2, 130
 
 DESCRIPTION = "Which way of training a colorization U-Net is fastest in 8 GB, and costs no quality?"
 
-DEFAULT_PRESET = "quick"
+DEFAULT_PRESET, DEFAULT_GPU_PRESET = "quick", "gpu-8gb"
 
 FORMATS = ("table", "md", "csv", "json")
 
@@ -36,7 +36,7 @@ class Output(Console):
 
     def on_broken_pipe(self) -> None:
         """See the class."""
-        _discard_output()
+        discard(sys.stdout)
 
 
 class Parser(argparse.ArgumentParser):
@@ -62,19 +62,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         errors.print("unet-bench: interrupted")
         code = EXIT_INTERRUPTED
     except BrokenPipeError:  # the reader of a pipe has seen enough
-        _discard_output()
+        discard(sys.stdout)
         code = 0
     except OSError as error:  # no permission, no space: the machine's answer to what was asked
         where = f"{error.filename}: " if error.filename else ""
         errors.print(f"unet-bench: {where}{error.strerror}", markup=False, soft_wrap=True)
-        _discard_output()  # it may be what is full
+        discard(sys.stdout)  # it may be what is full
         code = EXIT_MISTAKE
     sys.exit(code)
-
-
-def _discard_output() -> None:
-    with contextlib.suppress(io.UnsupportedOperation):  # a stand-in that is no file
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
@@ -110,10 +105,14 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
     _add_source(command)
     _add_values(command)
     _add_running(command)
+    command.add_argument("--json", action="store_true", help="events as they come, one a line")
 
     command = add("plan", _plan, "List every cell of a sweep and run nothing")
     _add_source(command)
     _add_values(command)
+    command.add_argument(
+        "--out", metavar="DIR", help="what is done there, and how long the rest will take"
+    )
     command.add_argument("--json", action="store_true", help="one JSON object a line")
 
     command = add("trial", _trial, "Measure one cell")
@@ -126,6 +125,11 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
     command = add("report", _report, "Print the table of a folder")
     command.add_argument("folder", type=Path, metavar="DIR", help="what a sweep has written")
     command.add_argument("--format", metavar="|".join(FORMATS), default=FORMATS[0], dest="style")
+    command.add_argument("--view", metavar="NAME", help="compiled-vs-eager, amp or ladder")
+    for unit, words in (("images", "training images"), ("epochs", "passes over the training set")):
+        command.add_argument(
+            f"--{unit}", metavar="N", help=f"length of the run that compiling shall pay in: {words}"
+        )
     return parser, commands
 
 
@@ -135,8 +139,8 @@ def _add_source(command: Parser) -> None:
         "source",
         nargs="?",
         metavar="PRESET|FILE.toml",
-        default=DEFAULT_PRESET,
-        help=f"a preset ({presets}) or a TOML file (default: {DEFAULT_PRESET})",
+        help=f"a preset ({presets}) or a TOML file "
+        f"(default: {DEFAULT_PRESET}; {DEFAULT_GPU_PRESET} where there is a GPU)",
     )
     command.add_argument("--rounds", metavar="N", help="independent repetitions of every cell")
 
@@ -150,7 +154,14 @@ def _add_values(command: Parser) -> None:
         default=[],
         help="values of an axis or a setting; may be repeated",
     )
-    command.add_argument("--data", metavar="drive", help="what to train on")
+    command.add_argument(
+        "--data", metavar="DIR", help="a folder of frames to train on (default: the rendered drive)"
+    )
+    command.add_argument(
+        "--skip-bad-frames",
+        action="store_true",
+        help="go on without those frames of --data that cannot be read",
+    )
     command.add_argument("--device", help="cpu, cuda or cuda:N (default: the best one there is)")
     command.add_argument("--budget", metavar="SIZE", help="memory budget (default: 8GiB)")
 
@@ -182,7 +193,18 @@ def _overrides(options: argparse.Namespace) -> dict[str, list[str]]:
     for name in ("data", "device", "budget", "rounds", "batch_size"):
         if (value := getattr(options, name, None)) is not None:
             overrides[name] = [value]
+    if options.skip_bad_frames:
+        overrides["bad_frames"] = ["skip"]
     return overrides
+
+
+def _load(options: argparse.Namespace) -> spec.SweepSpec:
+    overrides = _overrides(options)
+    source = options.source
+    if source is None:
+        on_cpu = overrides.get("device") == ["cpu"]
+        source = DEFAULT_GPU_PRESET if has_gpu() and not on_cpu else DEFAULT_PRESET
+    return spec.load(source, overrides)
 
 
 def _timeout_s(text: str) -> float:
@@ -204,7 +226,7 @@ def _retry(words: Sequence[str]) -> frozenset[Status]:
 
 
 def _sweep(options: argparse.Namespace) -> int:
-    asked = spec.load(options.source, _overrides(options))
+    asked = _load(options)
     rows, code = _measure(options, asked, asked.name)
     if code == 0 and not any(row.result.status is Status.OK for row in rows):
         return EXIT_FAILED
@@ -237,8 +259,7 @@ def _measure(
     options: argparse.Namespace, asked: spec.SweepSpec, name: str
 ) -> tuple[list[journal.Row], int]:
     """Runs the sweep, then prints and writes its tables."""
-    as_json = getattr(options, "json", False)
-    console = Output(stderr=as_json)
+    console = Output(stderr=options.json)
     if options.out == "":
         raise ValueError("--out '': expected a folder")
     if options.retry and options.out is None:
@@ -252,46 +273,64 @@ def _measure(
         retry=_retry(options.retry),
         command=["unet-bench", *sys.argv[1:]],
     )
-    with make_display(console) as display:
+    watched = options.command == "sweep"
+    with make_display(console, sys.stdout if options.json and watched else None) as display:
         complete = sweep.run(plan, display)
-    rows = journal.read(folder)
-    if rows:
-        _show(console, folder, rows, as_json=as_json)
+        rows = journal.read(folder)
+        written = _write_tables(folder, rows) if rows else {}
+        if isinstance(display, JsonDisplay):
+            display.send("table", cells=json.loads(written.get("json", "[]")))
+    if options.json and not watched:
+        sys.stdout.write(written.get("json", ""))
+    elif rows and not options.json:
+        _print_page(console, _page(rows))
+        names = [journal.FILE_NAME, *(f"table.{suffix}" for suffix in written)]
+        _line(console, "Written: " + ", ".join(str(folder / name) for name in names))
     if not complete:
         _line(console, f"Interrupted. To go on: the same command with --out {folder}", "bold")
     return rows, 0 if complete else EXIT_INTERRUPTED
 
 
-def _show(console: Console, folder: Path, rows: list[journal.Row], *, as_json: bool) -> None:
-    # pandas takes most of a second to import, which `plan` and `--help` need not pay.
-    from bench.report.frame import cell_frame
-    from bench.report.tables import to_csv, to_json, to_markdown
+def _write_tables(folder: Path, rows: list[journal.Row]) -> dict[str, str]:
+    """Writes the table beside the journal in every format.
 
-    cells = cell_frame(rows)
-    formats = {"md": to_markdown(cells), "csv": to_csv(cells), "json": to_json(cells)}
-    for suffix, text in formats.items():
+    Returns:
+        What was written, by suffix.
+    """
+    page = _page(rows)
+    texts = {suffix: _render(page, suffix) for suffix in FORMATS[1:]}
+    for suffix, text in texts.items():
         try:
             (folder / f"table.{suffix}").write_text(text)
         except OSError as error:
             raise ValueError(f"{folder}: {error.strerror}; the journal there is safe") from None
-    if as_json:
-        sys.stdout.write(formats["json"])
-        return
-    _print_table(console, cells)
-    names = [journal.FILE_NAME, *(f"table.{suffix}" for suffix in formats)]
-    _line(console, "Written: " + ", ".join(str(folder / name) for name in names))
+    return texts
 
 
-def _print_table(console: Console, cells: "DataFrame") -> None:
-    from bench.report.tables import notes, to_rich, verdict
+def _page(rows: list[journal.Row]) -> "Page":
+    # pandas takes most of a second to import, which `plan` and `--help` need not pay.
+    from bench.report.frame import cell_frame
+    from bench.report.tables import page
 
+    return page(cell_frame(rows))
+
+
+def _render(page: "Page", style: str) -> str:
+    from bench.report.tables import to_csv, to_json
+
+    if style == "md":
+        return page.to_markdown()
+    return to_csv(page.frame) if style == "csv" else to_json(page.frame)
+
+
+def _print_page(console: Console, page: "Page") -> None:
     width = console.width if console.is_terminal else None
     # A pipe has no width: the lines are as long as they are.
     wide = Output(file=console.file, width=width or 10_000, force_terminal=console.is_terminal)
-    wide.print(to_rich(cells, width))
-    for note in notes(cells):
+    wide.print(page.to_rich(width))
+    for note in page.notes:
         _line(console, note, style="dim")
-    _line(console, verdict(cells), style="bold")
+    _line(console, page.verdict, style="bold")
 
 
 def _line(console: Console, text: str, style: str | None = None) -> None:
@@ -299,18 +338,27 @@ def _line(console: Console, text: str, style: str | None = None) -> None:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    asked = spec.load(options.source, _overrides(options))
-    budget_bytes = asked.budget_bytes or DEFAULT_BUDGET_BYTES
-    trials = asked.trials(asked.one("device"), budget_bytes)
+    asked = _load(options)
+    rows = _rows_there(options.out)
+    device, budget_bytes = asked.one("device"), asked.budget_bytes or DEFAULT_BUDGET_BYTES
+    if rows:  # what is there says what "auto" was, and how much memory there was
+        device = rows[0].trial.device
+        budget_bytes = asked.budget_bytes or rows[0].trial.budget_bytes
+    trials = asked.trials(device, budget_bytes)
     if options.json:
         for trial in trials:
             sys.stdout.write(json.dumps({"key": trial.key, **trial.to_json()}) + "\n")
         return 0
     console = Output()
+    statuses = {row.trial.key: row.result.status for row in rows}
+    durations = Durations(rows)
     differing = [name for name in asked.workload.settings if len(asked.grid[name]) > 1]
+    width = max(len(trial.label) for trial in trials)
     for number, trial in enumerate(trials, start=1):
-        settings = " ".join(f"{name}={trial.settings[name]}" for name in differing)
-        _line(console, f"{number:4}  {trial.label:40}  {trial.steps} steps  {settings}".rstrip())
+        words = [f"{trial.steps} steps", *(f"{name}={trial.settings[name]}" for name in differing)]
+        if rows:
+            words.append(_expected(trial, statuses, durations))
+        _line(console, f"{number:4}  {trial.label:{width}}  {'  '.join(words)}")
     settings = ", ".join(
         f"{name}={'|'.join(map(str, values))}"
         for name, values in asked.grid.items()
@@ -318,22 +366,63 @@ def _plan(options: argparse.Namespace) -> int:
     )
     _line(
         console,
-        f"{len(trials)} trials of {asked.workload.name} on {asked.one('device')} within "
+        f"{len(trials)} trials of {asked.workload.name} on {device} within "
         f"{format_bytes(budget_bytes)}, {asked.one('samples')} samples each; {settings}",
     )
+    if asked.one("unsupported") == "skip":
+        _line(console, "What the device does not support is left out when the sweep begins.")
+    if limit_s := asked.one("time_limit_s"):
+        _line(console, f"No trial begins that is not expected to end within {limit_s} s.")
+    if rows:
+        to_do = [trial for trial in trials if _is_to_do(trial, statuses)]
+        left_s = durations.total_s(to_do)
+        length = "an unknown time" if left_s is None else f"about {format_duration(left_s)}"
+        done = len(trials) - len(to_do)
+        _line(
+            console,
+            f"{done} of {len(trials)} are done in {options.out}; the rest will take {length}.",
+        )
     return 0
+
+
+def _rows_there(out: str | None) -> list[journal.Row]:
+    """The rows of a folder that may not have any yet."""
+    there = out is not None and (Path(out) / journal.FILE_NAME).exists()
+    return journal.read(Path(out)) if out is not None and there else []
+
+
+def _is_to_do(trial: Trial, statuses: dict[str, Status]) -> bool:
+    return statuses.get(trial.key, Status.INTERRUPTED) is Status.INTERRUPTED
+
+
+def _expected(trial: Trial, statuses: dict[str, Status], durations: Durations) -> str:
+    if not _is_to_do(trial, statuses):
+        return f"done: {statuses[trial.key]}"
+    seconds = durations.of(trial)
+    return "" if seconds is None else f"about {format_duration(seconds)}"
 
 
 def _report(options: argparse.Namespace) -> int:
-    from bench.report.frame import cell_frame
-    from bench.report.tables import to_csv, to_json, to_markdown
-
     if options.style not in FORMATS:
         raise ValueError(f"--format {options.style!r}: {spec.suggest(options.style, FORMATS)}")
-    cells = cell_frame(journal.read(options.folder))
+    lengths = {name: _positive(options, name) for name in ("images", "epochs")}
+    page = _page(journal.read(options.folder))
+    if options.view is not None:
+        from bench.report import views
+
+        page = views.page(page.frame, options.view, **lengths)
+    elif any(length is not None for length in lengths.values()):
+        raise ValueError("--images and --epochs: expected with --view compiled-vs-eager")
     if options.style == "table":
-        _print_table(Output(), cells)
+        _print_page(Output(), page)
     else:
-        render = {"md": to_markdown, "csv": to_csv, "json": to_json}[options.style]
-        sys.stdout.write(render(cells))
+        sys.stdout.write(_render(page, options.style))
     return 0
+
+
+def _positive(options: argparse.Namespace, name: str) -> float | None:
+    text = getattr(options, name)
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        raise ValueError(f"--{name} {text!r}: expected a number") from None

@@ -112,6 +112,17 @@ def describe_device(device: str) -> dict[str, Any]:
     }
 
 
+def has_gpu() -> bool:
+    """Whether there is a GPU that this process may use, as far as can be told without torch."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return False
+    try:
+        pynvml.nvmlInit()
+        return bool(pynvml.nvmlDeviceGetCount() > 0)
+    except pynvml.NVMLError:
+        return False
+
+
 def cpus_allowed() -> int:
     """How many logical CPUs this process may use."""
     return len(os.sched_getaffinity(0))

@@ -268,8 +268,8 @@ def _build(name: str, entry: str, workload: Workload, values: Mapping[str, list[
     for key in HARNESS_SETTINGS:
         _check_harness(key, grid[key])
     _check_device(str(grid["device"][0]))
-    if (given := str(grid["unsupported"][0])) not in _UNSUPPORTED:
-        raise ValueError(f"unsupported {given!r}: {suggest(given, _UNSUPPORTED)}")
+    if (choice := str(grid["unsupported"][0])) not in _UNSUPPORTED:
+        raise ValueError(f"unsupported {choice!r}: {suggest(choice, _UNSUPPORTED)}")
     spec = SweepSpec(name, entry, workload, _variants(workload, values), grid)
     _ = spec.budget_bytes  # read now, so that a typing mistake is told now
     return spec
