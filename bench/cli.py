@@ -376,12 +376,11 @@ def _plan(options: argparse.Namespace) -> int:
     if rows:
         to_do = [trial for trial in trials if _is_to_do(trial, statuses)]
         left_s = durations.total_s(to_do)
-        length = "an unknown time" if left_s is None else f"about {format_duration(left_s)}"
-        done = len(trials) - len(to_do)
-        _line(
-            console,
-            f"{done} of {len(trials)} are done in {options.out}; the rest will take {length}.",
-        )
+        done = f"{len(trials) - len(to_do)} of {len(trials)} are done in {options.out}"
+        if to_do:
+            length = "an unknown time" if left_s is None else f"about {format_duration(left_s)}"
+            done += f"; the rest will take {length}"
+        _line(console, f"{done}.")
     return 0
 
 

@@ -53,8 +53,8 @@ class Durations:
         """Seconds that a trial will take; `None` if nothing has run that could tell.
 
         The same cell in another round knows best, and has its compiled code already; then the same
-        variant at the nearest other batch size; then other variants at the same batch size; then
-        whatever has run.
+        variant at the nearest other batch size; then the variants most like it at the same batch
+        size; then those most like it of whatever has run.
         """
         experiment, size = _experiment(trial), trial.batch_size
         if ended_s := self._ended_s.get((experiment, size)):
@@ -72,6 +72,9 @@ class Durations:
         cells = at_size or at_settings or list(self._ran_s)
         if not cells:
             return None
+        # Those that differ least know best: a compiled variant takes after compiled ones.
+        alike = {cell: len({*cell[0][0]} & {*experiment[0]}) for cell in cells}
+        cells = [cell for cell in cells if alike[cell] == max(alike.values())]
         return fmean(median(self._ran_s[c]) + self._compile_s.get(c[0], 0.0) for c in cells)
 
     def total_s(self, trials: Iterable[Trial]) -> float | None:
