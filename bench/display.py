@@ -7,7 +7,7 @@ from typing import TextIO
 
 from rich.console import Console
 
-from bench.estimate import format_duration, remaining_s
+from bench.estimate import format_duration, remaining_s, without
 from bench.events import JsonDisplay
 from bench.journal import Row
 from bench.live import LiveDisplay
@@ -86,7 +86,7 @@ class LineDisplay:
     def row(self, row: Row) -> None:
         """See `bench.sweep.Observer`."""
         self._rows.append(row)
-        self._to_do = self._to_do[1:]
+        self._to_do = without(row.trial, self._to_do)
         done, total = len(self._rows), len(self._rows) + len(self._to_do)
         left_s = remaining_s(self._to_do, self._rows) if self._to_do else None
         left = "" if left_s is None else f", about {format_duration(left_s)} left"

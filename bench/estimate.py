@@ -109,6 +109,11 @@ def remaining_s(to_do: Iterable[Trial], rows: Iterable[Row]) -> float | None:
     return Durations(rows).total_s(to_do)
 
 
+def without(ended: Trial, trials: Iterable[Trial]) -> list[Trial]:
+    """The other trials. They need not end in their order: time may be too short for some."""
+    return [trial for trial in trials if trial.key != ended.key]
+
+
 def format_duration(seconds: float) -> str:
     """A duration in words, no finer than an estimate is: `8 s`, `4 min 10 s`, `2 h 5 min`."""
     whole = round(seconds)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any, TextIO
 
-from bench.estimate import remaining_s
+from bench.estimate import remaining_s, without
 from bench.journal import Row
 from bench.monitor import Reading
 from bench.trial import Trial
@@ -122,7 +122,7 @@ class JsonDisplay:
         from bench.report.frame import trial_record  # pandas: not before it is needed
 
         self._rows.append(row)
-        self._to_do = self._to_do[1:]
+        self._to_do = without(row.trial, self._to_do)
         record = trial_record(row)
         progress = {
             "label": row.trial.label,

@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.segment import ControlType, Segment
 
 from bench.budget import GIB
-from bench.estimate import Durations
+from bench.estimate import Durations, without
 from bench.growing import GrowingTable, Line, fit
 from bench.journal import Row
 from bench.monitor import Reading
@@ -148,7 +148,7 @@ class LiveDisplay:
         """See `bench.sweep.Observer`."""
         durations = Durations(self._rows)
         self._under_way = _UnderWay(trial, self._clock(), durations.of(trial))
-        self._rest_s = durations.total_s(self._to_do[1:])
+        self._rest_s = durations.total_s(without(trial, self._to_do))
         self._tick(news=True)
 
     def phase(self, name: str) -> None:
@@ -166,7 +166,7 @@ class LiveDisplay:
     def row(self, row: Row) -> None:
         """See `bench.sweep.Observer`."""
         self._under_way = None
-        self._to_do = self._to_do[1:]
+        self._to_do = without(row.trial, self._to_do)
         self._rows.append(row)
         self._table.add(row)
         self._news = True  # drawn with the next trial, which follows at once
