@@ -1,17 +1,18 @@
 """Every command. The only file that decides what is printed and how the program exits."""
 
-import argparse
 import json
 import signal
 import sys
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from bench import journal, spec, sweep
+from bench import arguments, journal, spec, sweep
+from bench.arguments import DEFAULT_GPU_PRESET, DEFAULT_PRESET, FORMATS
 from bench.budget import DEFAULT_BUDGET_BYTES, format_bytes
 from bench.display import make_display
 from bench.environment import has_gpu
@@ -24,12 +25,6 @@ if TYPE_CHECKING:
 
 EXIT_FAILED, EXIT_MISTAKE, EXIT_INTERRUPTED = 1, 2, 130
 
-DESCRIPTION = "Which way of training a colorization U-Net is fastest in 8 GB, and costs no quality?"
-
-DEFAULT_PRESET, DEFAULT_GPU_PRESET = "quick", "gpu-8gb"
-
-FORMATS = ("table", "md", "csv", "json")
-
 
 class Output(Console):
     """A console whose reader may go away: a sweep is not ended by `| head`, as rich would."""
@@ -39,21 +34,13 @@ class Output(Console):
         discard(sys.stdout)
 
 
-class Parser(argparse.ArgumentParser):
-    """Raises `ValueError` for a mistake, so that it is told in one line like any other."""
-
-    def error(self, message: str) -> NoReturn:
-        """See the class."""
-        raise ValueError(message)
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(words: Sequence[str] | None = None) -> None:
     """Runs a command and exits: 0 fine, 1 failed, 2 the caller's mistake, 130 interrupted."""
     errors = Output(stderr=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     try:
-        options = _parse(list(sys.argv[1:] if arguments is None else arguments))
-        code = options.run(options)
+        options = arguments.parse(list(sys.argv[1:] if words is None else words))
+        code = COMMANDS[options.command](options)
         sys.stdout.flush()
     except ValueError as error:
         errors.print(f"unet-bench: {error}", markup=False, highlight=False, soft_wrap=True)
@@ -72,134 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(code)
 
 
-def _parse(arguments: list[str]) -> argparse.Namespace:
-    parser, commands = _parsers()
-    if not arguments:
-        raise ValueError(f"command missing: expected one of {', '.join(commands)}")
-    if not arguments[0].startswith("-") and arguments[0] not in commands:
-        raise ValueError(f"command {arguments[0]!r}: {spec.suggest(arguments[0], commands)}")
-    options, unknown = parser.parse_known_args(arguments)
-    if unknown:
-        actions = commands[options.command]._actions
-        known = [text for action in actions for text in action.option_strings]
-        raise ValueError(
-            f"{options.command}: unexpected {unknown[0]!r}: {spec.suggest(unknown[0], known)}"
-        )
-    return options
-
-
-def _parsers() -> tuple[Parser, dict[str, Parser]]:
-    parser = Parser(prog="unet-bench", description=DESCRIPTION, allow_abbrev=False)
-    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    commands: dict[str, Parser] = {}
-
-    def add(name: str, run: Callable[[argparse.Namespace], int], summary: str) -> Parser:
-        command = subparsers.add_parser(
-            name, help=summary, description=f"{summary}.", allow_abbrev=False
-        )
-        command.set_defaults(run=run)
-        commands[name] = command
-        return command
-
-    command = add("sweep", _sweep, "Measure every cell of a grid")
-    _add_source(command)
-    _add_values(command)
-    _add_running(command)
-    command.add_argument("--json", action="store_true", help="events as they come, one a line")
-
-    command = add("plan", _plan, "List every cell of a sweep and run nothing")
-    _add_source(command)
-    _add_values(command)
-    command.add_argument(
-        "--out", metavar="DIR", help="what is done there, and how long the rest will take"
-    )
-    command.add_argument("--json", action="store_true", help="one JSON object a line")
-
-    command = add("trial", _trial, "Measure one cell")
-    command.add_argument("variant", metavar="VARIANT", help="for instance bf16+channels_last")
-    command.add_argument("--batch-size", metavar="N", required=True)
-    _add_values(command)
-    _add_running(command)
-    command.add_argument("--json", action="store_true", help="the table as JSON")
-
-    command = add("report", _report, "Print the table of a folder")
-    command.add_argument("folder", type=Path, metavar="DIR", help="what a sweep has written")
-    command.add_argument("--format", metavar="|".join(FORMATS), default=FORMATS[0], dest="style")
-    command.add_argument("--view", metavar="NAME", help="compiled-vs-eager, amp or ladder")
-    for unit, words in (("images", "training images"), ("epochs", "passes over the training set")):
-        command.add_argument(
-            f"--{unit}", metavar="N", help=f"length of the run that compiling shall pay in: {words}"
-        )
-    return parser, commands
-
-
-def _add_source(command: Parser) -> None:
-    presets = ", ".join(spec.preset_names())
-    command.add_argument(
-        "source",
-        nargs="?",
-        metavar="PRESET|FILE.toml",
-        help=f"a preset ({presets}) or a TOML file "
-        f"(default: {DEFAULT_PRESET}; {DEFAULT_GPU_PRESET} where there is a GPU)",
-    )
-    command.add_argument("--rounds", metavar="N", help="independent repetitions of every cell")
-
-
-def _add_values(command: Parser) -> None:
-    command.add_argument(
-        "--set",
-        dest="sets",
-        metavar="NAME=V1,V2",
-        action="append",
-        default=[],
-        help="values of an axis or a setting; may be repeated",
-    )
-    command.add_argument(
-        "--data", metavar="DIR", help="a folder of frames to train on (default: the rendered drive)"
-    )
-    command.add_argument(
-        "--skip-bad-frames",
-        action="store_true",
-        help="go on without those frames of --data that cannot be read",
-    )
-    command.add_argument("--device", help="cpu, cuda or cuda:N (default: the best one there is)")
-    command.add_argument("--budget", metavar="SIZE", help="memory budget (default: 8GiB)")
-
-
-def _add_running(command: Parser) -> None:
-    command.add_argument("--out", metavar="DIR", help="folder to write or to go on in")
-    command.add_argument(
-        "--timeout",
-        metavar="SECONDS",
-        default=str(sweep.DEFAULT_TIMEOUT_S),
-        help="kill a trial that takes longer (default: %(default)s)",
-    )
-    command.add_argument(
-        "--retry",
-        action="append",
-        default=[],
-        metavar="STATUS",
-        help="run the trials of --out that ended so once more; may be repeated",
-    )
-
-
-def _overrides(options: argparse.Namespace) -> dict[str, list[str]]:
-    overrides: dict[str, list[str]] = {}
-    for text in options.sets:
-        name, _, values = text.partition("=")
-        if not name or not all(values.split(",")):
-            raise ValueError(f"--set {text!r}: expected NAME=VALUE or NAME=V1,V2")
-        overrides[name] = values.split(",")
-    for name in ("data", "device", "budget", "rounds", "batch_size"):
-        if (value := getattr(options, name, None)) is not None:
-            overrides[name] = [value]
-    if options.skip_bad_frames:
-        overrides["bad_frames"] = ["skip"]
-    return overrides
-
-
-def _load(options: argparse.Namespace) -> spec.SweepSpec:
-    overrides = _overrides(options)
+def _load(options: Namespace) -> spec.SweepSpec:
+    overrides = arguments.overrides(options)
     source = options.source
     if source is None:
         on_cpu = overrides.get("device") == ["cpu"]
@@ -207,25 +68,7 @@ def _load(options: argparse.Namespace) -> spec.SweepSpec:
     return spec.load(source, overrides)
 
 
-def _timeout_s(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise ValueError(f"--timeout {text!r}: expected a positive number of seconds")
-    return seconds
-
-
-def _retry(words: Sequence[str]) -> frozenset[Status]:
-    statuses = [status.value for status in Status]
-    for word in words:
-        if word not in statuses:
-            raise ValueError(f"--retry {word!r}: {spec.suggest(word, statuses)}")
-    return frozenset(map(Status, words))
-
-
-def _sweep(options: argparse.Namespace) -> int:
+def _sweep(options: Namespace) -> int:
     asked = _load(options)
     rows, code = _measure(options, asked, asked.name)
     if code == 0 and not any(row.result.status is Status.OK for row in rows):
@@ -233,9 +76,11 @@ def _sweep(options: argparse.Namespace) -> int:
     return code
 
 
-def _trial(options: argparse.Namespace) -> int:
-    overrides = _overrides(options) | {"variants": [options.variant]}
-    asked = spec.load(None, overrides)
+def _trial(options: Namespace) -> int:
+    overrides = arguments.overrides(options)
+    if any(text.startswith("batch_size=") for text in options.sets):
+        raise ValueError("--set batch_size: expected --batch-size of one trial")
+    asked = spec.load(None, overrides | {"variants": [options.variant]})
     if asked.variants != (asked.workload.parse_variant(options.variant),):
         raise ValueError(f"--set: the axes are those of {options.variant}; see `sweep` for others")
     if (cells := len(asked.trials("cpu", 1)) // asked.one("rounds")) > 1:
@@ -255,9 +100,7 @@ def _trial(options: argparse.Namespace) -> int:
     return code
 
 
-def _measure(
-    options: argparse.Namespace, asked: spec.SweepSpec, name: str
-) -> tuple[list[journal.Row], int]:
+def _measure(options: Namespace, asked: spec.SweepSpec, name: str) -> tuple[list[journal.Row], int]:
     """Runs the sweep, then prints and writes its tables."""
     console = Output(stderr=options.json)
     if options.out == "":
@@ -269,8 +112,8 @@ def _measure(
     plan = sweep.Plan(
         spec=asked,
         folder=folder,
-        timeout_s=_timeout_s(options.timeout),
-        retry=_retry(options.retry),
+        timeout_s=arguments.timeout_s(options.timeout),
+        retry=arguments.retry(options.retry),
         command=["unet-bench", *sys.argv[1:]],
     )
     watched = options.command == "sweep"
@@ -337,7 +180,7 @@ def _line(console: Console, text: str, style: str | None = None) -> None:
     console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
-def _plan(options: argparse.Namespace) -> int:
+def _plan(options: Namespace) -> int:
     asked = _load(options)
     rows = _rows_there(options.out)
     device, budget_bytes = asked.one("device"), asked.budget_bytes or DEFAULT_BUDGET_BYTES
@@ -401,10 +244,10 @@ def _expected(trial: Trial, statuses: dict[str, Status], durations: Durations) -
     return "" if seconds is None else f"about {format_duration(seconds)}"
 
 
-def _report(options: argparse.Namespace) -> int:
+def _report(options: Namespace) -> int:
     if options.style not in FORMATS:
         raise ValueError(f"--format {options.style!r}: {spec.suggest(options.style, FORMATS)}")
-    lengths = {name: _positive(options, name) for name in ("images", "epochs")}
+    lengths = {name: arguments.run_length(options, name) for name in ("images", "epochs")}
     page = _page(journal.read(options.folder))
     if options.view is not None:
         from bench.report import views
@@ -419,9 +262,9 @@ def _report(options: argparse.Namespace) -> int:
     return 0
 
 
-def _positive(options: argparse.Namespace, name: str) -> float | None:
-    text = getattr(options, name)
-    try:
-        return None if text is None else float(text)
-    except ValueError:
-        raise ValueError(f"--{name} {text!r}: expected a number") from None
+COMMANDS: dict[str, Callable[[Namespace], int]] = {
+    "sweep": _sweep,
+    "plan": _plan,
+    "trial": _trial,
+    "report": _report,
+}

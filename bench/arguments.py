@@ -1,0 +1,186 @@
+"""The command line: what can be asked, and what was asked, as values."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from bench import spec, sweep
+from bench.trial import Status
+
+DESCRIPTION = "Which way of training a colorization U-Net is fastest in 8 GB, and costs no quality?"
+
+DEFAULT_PRESET, DEFAULT_GPU_PRESET = "quick", "gpu-8gb"
+
+FORMATS = ("table", "md", "csv", "json")
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises `ValueError` for a mistake, so that it is told in one line like any other."""
+
+    def error(self, message: str) -> NoReturn:
+        """See the class."""
+        raise ValueError(message)
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Reads a command line.
+
+    Returns:
+        `command`, and its options as text.
+
+    Raises:
+        ValueError: What is unknown or missing, in one line.
+    """
+    parser, commands = _parsers()
+    if not arguments:
+        raise ValueError(f"command missing: expected one of {', '.join(commands)}")
+    if not arguments[0].startswith("-") and arguments[0] not in commands:
+        raise ValueError(f"command {arguments[0]!r}: {spec.suggest(arguments[0], commands)}")
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        actions = commands[options.command]._actions
+        known = [text for action in actions for text in action.option_strings]
+        raise ValueError(
+            f"{options.command}: unexpected {unknown[0]!r}: {spec.suggest(unknown[0], known)}"
+        )
+    return options
+
+
+def _parsers() -> tuple[Parser, dict[str, Parser]]:
+    parser = Parser(prog="unet-bench", description=DESCRIPTION, allow_abbrev=False)
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    commands: dict[str, Parser] = {}
+
+    def add(name: str, summary: str) -> Parser:
+        command = subparsers.add_parser(
+            name, help=summary, description=f"{summary}.", allow_abbrev=False
+        )
+        commands[name] = command
+        return command
+
+    command = add("sweep", "Measure every cell of a grid")
+    _add_source(command)
+    _add_values(command)
+    _add_running(command)
+    command.add_argument("--json", action="store_true", help="events as they come, one a line")
+
+    command = add("plan", "List every cell of a sweep and run nothing")
+    _add_source(command)
+    _add_values(command)
+    command.add_argument(
+        "--out", metavar="DIR", help="what is done there, and how long the rest will take"
+    )
+    command.add_argument("--json", action="store_true", help="one JSON object a line")
+
+    command = add("trial", "Measure one cell")
+    command.add_argument("variant", metavar="VARIANT", help="for instance bf16+channels_last")
+    command.add_argument("--batch-size", metavar="N", required=True)
+    _add_values(command)
+    _add_running(command)
+    command.add_argument("--json", action="store_true", help="the table as JSON")
+
+    command = add("report", "Print the table of a folder")
+    command.add_argument("folder", type=Path, metavar="DIR", help="what a sweep has written")
+    command.add_argument("--format", metavar="|".join(FORMATS), default=FORMATS[0], dest="style")
+    command.add_argument("--view", metavar="NAME", help="compiled-vs-eager, amp or ladder")
+    for unit, words in (("images", "training images"), ("epochs", "passes over the training set")):
+        command.add_argument(
+            f"--{unit}", metavar="N", help=f"length of the run that compiling shall pay in: {words}"
+        )
+    return parser, commands
+
+
+def _add_source(command: Parser) -> None:
+    presets = ", ".join(spec.preset_names())
+    command.add_argument(
+        "source",
+        nargs="?",
+        metavar="PRESET|FILE.toml",
+        help=f"a preset ({presets}) or a TOML file "
+        f"(default: {DEFAULT_PRESET}; {DEFAULT_GPU_PRESET} where there is a GPU)",
+    )
+    command.add_argument("--rounds", metavar="N", help="independent repetitions of every cell")
+
+
+def _add_values(command: Parser) -> None:
+    command.add_argument(
+        "--set",
+        dest="sets",
+        metavar="NAME=V1,V2",
+        action="append",
+        default=[],
+        help="values of an axis or a setting; may be repeated",
+    )
+    command.add_argument(
+        "--data", metavar="DIR", help="a folder of frames to train on (default: the rendered drive)"
+    )
+    command.add_argument(
+        "--skip-bad-frames",
+        action="store_true",
+        help="go on without those frames of --data that cannot be read",
+    )
+    command.add_argument("--device", help="cpu, cuda or cuda:N (default: the best one there is)")
+    command.add_argument("--budget", metavar="SIZE", help="memory budget (default: 8GiB)")
+
+
+def _add_running(command: Parser) -> None:
+    command.add_argument("--out", metavar="DIR", help="folder to write or to go on in")
+    command.add_argument(
+        "--timeout",
+        metavar="SECONDS",
+        default=str(sweep.DEFAULT_TIMEOUT_S),
+        help="kill a trial that takes longer (default: %(default)s)",
+    )
+    command.add_argument(
+        "--retry",
+        action="append",
+        default=[],
+        metavar="STATUS",
+        help="run the trials of --out that ended so once more; may be repeated",
+    )
+
+
+def overrides(options: argparse.Namespace) -> dict[str, list[str]]:
+    """What `--set` and the options that stand for it ask for: values by name, as text."""
+    asked: dict[str, list[str]] = {}
+    for text in options.sets:
+        name, _, values = text.partition("=")
+        if not name or not all(values.split(",")):
+            raise ValueError(f"--set {text!r}: expected NAME=VALUE or NAME=V1,V2")
+        asked[name] = values.split(",")
+    for name in ("data", "device", "budget", "rounds", "batch_size"):
+        if (value := getattr(options, name, None)) is not None:
+            asked[name] = [value]
+    if options.skip_bad_frames:
+        asked["bad_frames"] = ["skip"]
+    return asked
+
+
+def timeout_s(text: str) -> float:
+    """The value of `--timeout`."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise ValueError(f"--timeout {text!r}: expected a positive number of seconds")
+    return seconds
+
+
+def retry(words: Sequence[str]) -> frozenset[Status]:
+    """The values of `--retry`."""
+    statuses = [status.value for status in Status]
+    for word in words:
+        if word not in statuses:
+            raise ValueError(f"--retry {word!r}: {spec.suggest(word, statuses)}")
+    return frozenset(map(Status, words))
+
+
+def run_length(options: argparse.Namespace, name: str) -> float | None:
+    """The value of `--images` or `--epochs`; `None` where it was not given."""
+    text = getattr(options, name)
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        raise ValueError(f"--{name} {text!r}: expected a number") from None
