@@ -1,5 +1,6 @@
 """What tests of the process side share."""
 
+import contextlib
 import json
 import os
 import select
@@ -20,11 +21,11 @@ from bench import spec
 from bench.forkserver import Child, ForkServer
 from bench.journal import FILE_NAME, Row
 from bench.monitor import Reading
-from bench.runner import EventReader
+from bench.runner import EventReader, Runner, StopRequest
 from bench.spec import SweepSpec
 from bench.sweep import Plan
 from bench.trial import Status, Trial, TrialResult
-from tests.toy import Toy
+from tests.toy import PLAIN, SETTINGS, Toy, ToyData
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -87,8 +88,8 @@ def toy_trial(**changes: Any) -> Trial:
     fields: dict[str, Any] = {
         "workload": "tests.toy:TOY",
         "variant": "none",
-        "axes": {"fault": "none", "flavor": "plain"},
-        "settings": {"size": 64, "sleep_ms": 1, "oom_from": 1},
+        "axes": PLAIN,
+        "settings": SETTINGS,
         "batch_size": 4,
         "seed": 0,
         "round": 0,
@@ -99,6 +100,43 @@ def toy_trial(**changes: Any) -> Trial:
         "budget_bytes": BUDGET_BYTES,
     }
     return Trial(**{**fields, **changes})
+
+
+TOY_DATA = ToyData(64, {"source": "toy", "size": 64})
+
+
+@dataclass
+class Listening:
+    """A listener that keeps what it hears.
+
+    Attributes:
+        on_phase: Called with each phase.
+    """
+
+    on_phase: Callable[[str], None] = lambda name: None
+    readings: list[tuple[str | None, Reading]] = field(default_factory=list)
+    under_way: str | None = None
+
+    def phase(self, name: str) -> None:
+        self.under_way = name
+        self.on_phase(name)
+
+    def reading(self, reading: Reading) -> None:
+        self.readings.append((self.under_way, reading))
+
+
+def run_toy(
+    runner: Runner,
+    trial: Trial,
+    listener: Listening | None = None,
+    stop: StopRequest | None = None,
+) -> TrialResult:
+    """One trial of the toy, as a sweep would have it run."""
+    listener = listener or Listening()
+    with contextlib.ExitStack() as stack:
+        stop = stop or stack.enter_context(StopRequest())
+        compiled = Toy().compiles(trial.axes)
+        return runner.run(trial, TOY_DATA, None, stop, listener, compiled=compiled)
 
 
 def row_of(

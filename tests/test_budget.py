@@ -10,7 +10,7 @@ from bench.forkserver import ForkServer
 from bench.runner import Runner, StopRequest
 from bench.trial import Status, TrialResult
 from tests.children import MIB
-from tests.harness import run_child
+from tests.harness import Listening, run_child
 
 
 @pytest.mark.parametrize(
@@ -174,9 +174,7 @@ def test_a_unet_that_does_not_fit_is_out_of_memory(runner: Runner, variant: str)
     def run(budget_bytes: int) -> TrialResult:
         (trial,) = asked.trials("cpu", budget_bytes)
         with StopRequest() as stop:
-            return runner.run(
-                trial, data.train_size, dict(data.handle), None, stop, lambda phase: None
-            )
+            return runner.run(trial, data, None, stop, Listening(), compiled=False)
 
     fits = run(4 * GIB)
     assert fits.status is Status.OK, fits.reason

@@ -10,7 +10,8 @@ import pytest
 
 from bench.runner import Runner, StopRequest
 from bench.trial import Status, TrialResult
-from tests.harness import toy_trial, wait_until_dead
+from tests.harness import Listening, run_toy, toy_trial, wait_until_dead
+from tests.toy import PLAIN, SETTINGS
 
 OnPhase = Callable[[str], None]
 
@@ -45,12 +46,8 @@ def run(
     stop: StopRequest | None = None,
     **changes: Any,
 ) -> TrialResult:
-    axes = {"fault": fault, "flavor": "plain"}
-    trial = toy_trial(axes=axes, variant=fault, **changes)
-    if stop:
-        return runner.run(trial, 64, {}, None, stop, on_phase)
-    with StopRequest() as stop:
-        return runner.run(trial, 64, {}, None, stop, on_phase)
+    trial = toy_trial(axes=PLAIN | {"fault": fault}, variant=fault, **changes)
+    return run_toy(runner, trial, Listening(on_phase), stop)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +131,7 @@ def test_a_trial_s_process_that_is_killed_is_a_crash(runner: Runner) -> None:
         if phase == "measuring":
             os.kill(trial_pid(), signal.SIGKILL)
 
-    result = run(runner, "none", on_phase, settings={"size": 64, "sleep_ms": 20, "oom_from": 1})
+    result = run(runner, "none", on_phase, settings={**SETTINGS, "sleep_ms": 20})
     assert (result.status, result.reason) == (Status.CRASH, "killed by SIGKILL")
     assert result.phase == "measuring"
     assert result.quality == {}
@@ -230,7 +227,7 @@ def test_a_server_that_never_is_ready_ends_in_a_timeout_or_at_the_users_wish(
     (tmp_path / "slow_module.py").write_text(SLOW)
     monkeypatch.syspath_prepend(tmp_path)
     with Runner("slow_module:Task", timeout_s=1) as runner, StopRequest() as stop:
-        result = runner.run(toy_trial(), 64, {}, None, stop, lambda _: None)
+        result = run_toy(runner, toy_trial(), stop=stop)
         assert (result.status, result.reason) == (Status.TIMEOUT, "killed after 1 s")
         os.kill(os.getpid(), signal.SIGINT)
-        assert runner.run(toy_trial(), 64, {}, None, stop, lambda _: None).status == "interrupted"
+        assert run_toy(runner, toy_trial(), stop=stop).status == "interrupted"

@@ -3,14 +3,16 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bench import cli, spec
 from bench.spec import HARNESS_SETTINGS, SweepSpec
 from bench.trial import Trial
+from tests.toy import SETTINGS
 from unet.workload import COLORIZATION
 
 TOY = 'workload = "tests.toy:TOY"\nsamples = 64\nwarmup_steps = 1\nmeasured_steps = 2\n'
@@ -41,20 +43,68 @@ def variants(sweep: SweepSpec) -> list[str]:
     return [sweep.workload.variant_name(axes) for axes in sweep.variants]
 
 
-def test_quick_is_precision_by_memory_format_by_batch_size() -> None:
+def differences(first: Mapping[str, str], second: Mapping[str, str]) -> set[str]:
+    return {axis for axis in first if first[axis] != second[axis]}
+
+
+def test_the_presets_are_these() -> None:
+    assert spec.preset_names() == ["compiled-vs-eager", "gpu-8gb", "grid", "ladder", "quick"]
+
+
+def test_quick_shows_each_switch_against_plain_or_against_the_best_without_it() -> None:
     quick = load()
-    assert set(variants(quick)) == {"fp32", "fp32+channels_last", "bf16", "bf16+channels_last"}
+    names = variants(quick)
+    assert names[:4] == ["fp32", "fp32+channels_last", "bf16", "bf16+channels_last"]
+    compiled = [axes for axes in quick.variants if axes["compile"] != "eager"]
+    forgetful = [axes for axes in quick.variants if axes["checkpointing"] != "none"]
+    assert [differences(quick.variants[3], axes) for axes in (*compiled, *forgetful)] == [
+        {"compile"},
+        {"checkpointing"},
+    ]
+    assert len(names) == 6
     assert len(set(quick.grid["batch_size"])) == 3
-    assert len(trials(quick)) == 12
+    assert quick.one("device") == "auto"
+    assert len(trials(quick)) == 18
 
 
-def test_grid_is_every_variant_at_the_sizes_of_quick() -> None:
-    grid, quick = load("grid"), load()
+def test_grid_is_the_full_product_of_all_axes_as_far_as_the_device_goes() -> None:
+    grid = load("grid")
     every = itertools.product(*grid.workload.axes.values())
     assert sorted(tuple(axes.values()) for axes in grid.variants) == sorted(every)
-    assert len(grid.variants) == 6
-    assert grid.grid == quick.grid
-    assert {trial.key for trial in trials(quick)} < {trial.key for trial in trials(grid)}
+    assert len(grid.variants) == 4 * 2 * 2 * 4 * 3 * 2
+    assert grid.one("unsupported") == "skip"
+
+
+def test_each_step_of_the_ladder_differs_from_the_one_before_by_one_switch() -> None:
+    ladder = load("ladder")
+    steps = [differences(before, after) for before, after in itertools.pairwise(ladder.variants)]
+    assert all(len(step) == 1 for step in steps), steps
+    assert set().union(*steps) == set(COLORIZATION.axes)  # and every switch has a step
+    assert variants(ladder)[0] == "fp32"
+
+
+def test_compiled_vs_eager_has_the_eager_twin_of_every_compiled_variant() -> None:
+    found = [dict(axes) for axes in load("compiled-vs-eager").variants]
+    compiled = [axes for axes in found if axes["compile"] != "eager"]
+    assert {axes["compile"] for axes in compiled} == set(COLORIZATION.axes["compile"]) - {"eager"}
+    assert all({**axes, "compile": "eager"} in found for axes in compiled)
+
+
+def test_gpu_8gb_is_a_full_sized_network_that_ends_in_time() -> None:
+    asked = load("gpu-8gb")
+    found = asked.trials(asked.one("device"), 2**33)
+    assert {trial.device for trial in found} == {"cuda"}
+    assert {(t.settings["image_size"], t.settings["width"]) for t in found} == {(256, 64)}
+    assert 0 < asked.one("time_limit_s") <= 3600
+    assert asked.budget_bytes in (None, 2**33)  # None: the device's default, which is 8 GiB
+    names = variants(asked)
+    assert names[0] == "fp32"
+    assert {axes["precision"] for axes in asked.variants} == set(COLORIZATION.axes["precision"])
+    # The first cells tell most: plain and the best there is, at the first batch size.
+    assert [trial.label for trial in found[:2]] == [
+        "fp32 b16",
+        "bf16+channels_last+fused+compile b16",
+    ]
 
 
 @pytest.mark.parametrize("preset", spec.preset_names())
@@ -66,25 +116,41 @@ def test_a_preset_is_real_training(preset: str) -> None:
         assert whole_batches - 1 - trial.warmup_steps >= 20
 
 
-def test_all_rows_of_a_sweep_train_on_as_many_samples() -> None:
-    assert len({trial.samples for trial in trials(load())}) == 1
+@pytest.mark.parametrize("preset", spec.preset_names())
+def test_a_file_can_say_all_that_a_preset_can(preset: str, tmp_path: Path) -> None:
+    asked = load(preset)
+    copy = tmp_path / "own.toml"
+    copy.write_text((spec.PRESETS / f"{preset}.toml").read_text())
+    assert trials(load(str(copy))) == trials(asked)
+    # And so it can in other words: every name there is, each variant by all of its axes.
+    words: dict[str, Any] = {name: list(values) for name, values in asked.grid.items()}
+    words["variants"] = ["+".join(sorted(axes.values())) for axes in asked.variants]
+    words["workload"] = asked.entry
+    copy.write_text("\n".join(f"{name} = {json.dumps(value)}" for name, value in words.items()))
+    assert trials(load(str(copy))) == trials(asked)
+    assert load(str(copy)).grid == asked.grid
 
 
-def test_batch_sizes_ascend_and_variants_take_turns() -> None:
+@pytest.mark.parametrize("preset", spec.preset_names())
+def test_all_rows_of_a_preset_train_on_as_many_samples(preset: str) -> None:
+    assert len({trial.samples for trial in trials(load(preset))}) == 1
+
+
+def test_batch_sizes_come_in_the_order_given_and_variants_take_turns() -> None:
     found = trials(load(batch_size="16,4", variants="fp32,bf16,fp16", rounds="2"))
     assert [(trial.round, trial.batch_size, trial.variant) for trial in found] == [
-        (0, 4, "fp32"),
-        (0, 4, "bf16"),
-        (0, 4, "fp16"),
         (0, 16, "fp32"),
         (0, 16, "bf16"),
         (0, 16, "fp16"),
-        (1, 4, "bf16"),
-        (1, 4, "fp16"),
-        (1, 4, "fp32"),
+        (0, 4, "fp32"),
+        (0, 4, "bf16"),
+        (0, 4, "fp16"),
         (1, 16, "bf16"),
         (1, 16, "fp16"),
         (1, 16, "fp32"),
+        (1, 4, "bf16"),
+        (1, 4, "fp16"),
+        (1, 4, "fp32"),
     ]
 
 
@@ -92,11 +158,15 @@ def test_more_rounds_and_batch_sizes_keep_the_keys_of_what_is_there() -> None:
     fewer = {trial.key for trial in trials(load(batch_size="4,8"))}
     more = {trial.key for trial in trials(load(batch_size="2,4,8", rounds="2"))}
     assert fewer < more
-    assert len(more) == 4 * 3 * 2  # variants, batch sizes, rounds
+    assert len(more) == 6 * 3 * 2  # variants, batch sizes, rounds
 
 
 def test_an_axis_replaces_that_axis_in_every_listed_variant_without_duplicates() -> None:
-    assert variants(load(precision="fp16")) == ["fp16", "fp16+channels_last"]
+    assert variants(load(precision="fp16", compile="eager")) == [
+        "fp16",
+        "fp16+channels_last",
+        "fp16+channels_last+high-res",
+    ]
     assert variants(load(precision="fp16,fp32", variants="fp32+channels_last,bf16")) == [
         "fp16+channels_last",
         "fp32+channels_last",
@@ -122,7 +192,7 @@ def test_lists_make_grids() -> None:
         for trial in found
     }
     assert len(cells) == 2 * 2 * 2 * 2
-    assert len(found) == len({trial.key for trial in found}) == 16 * 4
+    assert len(found) == len({trial.key for trial in found}) == 16 * len(load().variants)
 
 
 @pytest.mark.parametrize(
@@ -137,12 +207,6 @@ def test_names_with_one_value_per_sweep_refuse_a_list(name: str) -> None:
 def test_texts_with_one_value_per_sweep_refuse_a_list(name: str) -> None:
     with pytest.raises(ValueError, match=rf"^{name} cpu, cuda: expected one value per sweep"):
         load(**{name: "cpu,cuda"})
-
-
-def test_a_file_can_say_all_that_a_preset_can(tmp_path: Path) -> None:
-    copy = tmp_path / "own.toml"
-    copy.write_text((spec.PRESETS / "quick.toml").read_text())
-    assert trials(load(str(copy))) == trials(load())
 
 
 def test_a_file_can_set_every_name(tmp_path: Path) -> None:
@@ -181,11 +245,13 @@ def test_another_workload_brings_its_own_axes_and_settings(tmp_path: Path) -> No
     path.write_text(TOY + 'fault = ["none", "raise"]\nsleep_ms = 2\nbatch_size = 4\n')
     found = trials(load(str(path)))
     assert [trial.variant for trial in found] == ["none", "raise"]
-    assert found[0].settings == {"size": 64, "sleep_ms": 2, "oom_from": 1}
+    assert found[0].settings == {**SETTINGS, "sleep_ms": 2}
     assert found[0].workload == "tests.toy:TOY"
 
 
 # Bad input, as a user types it.
+
+PRESETS = "compiled-vs-eager, gpu-8gb, grid, ladder, quick"
 
 Refuses = Callable[[Sequence[str]], str]
 
@@ -220,13 +286,15 @@ def refuses(
         ("", "command missing: expected one of sweep, plan, trial, report"),
         ("swep", "command 'swep': did you mean 'sweep'? expected one of sweep, plan"),
         ("Plan", "command 'Plan': did you mean 'plan'?"),
-        ("plan quik", "preset 'quik': did you mean 'quick'? expected one of grid, quick"),
+        ("plan quik", f"preset 'quik': did you mean 'quick'? expected one of {PRESETS}"),
+        ("plan gpu-8bg", "preset 'gpu-8bg': did you mean 'gpu-8gb'?"),
         ("plan QUICK", "preset 'QUICK': did you mean 'quick'?"),
-        ("plan ../presets/quick", "preset '../presets/quick': expected one of grid, quick"),
+        ("plan ../presets/quick", f"preset '../presets/quick': expected one of {PRESETS}"),
         ("plan quick/", "preset 'quick/': did you mean 'quick'?"),
         ("plan --sett width=3", "plan: unexpected '--sett': did you mean '--set'?"),
         ("sweep --timeuot 3", "sweep: unexpected '--timeuot': did you mean '--timeout'?"),
-        ("plan --out x", "plan: unexpected '--out'"),
+        ("plan --timeout 3", "plan: unexpected '--timeout'"),
+        ("plan --out", "--out: expected one argument"),
         ("plan quick grid", "plan: unexpected 'grid'"),
         ("plan --rounds", "--rounds: expected one argument"),
         ("plan missing.toml", "missing.toml: no such file"),
@@ -245,7 +313,7 @@ def refuses(
             "precision 'fp61': did you mean 'fp16'? expected one of",
         ),
         ("plan --set precision=BF16", "precision 'BF16': did you mean 'bf16'?"),
-        ("plan --set precision=int4", "precision 'int4': expected one of fp32, fp16, bf16"),
+        ("plan --set precision=int4", "precision 'int4': expected one of fp32, tf32, fp16, bf16"),
         ("plan --set memory_format=channel_last", "did you mean 'channels_last'?"),
         (
             "plan --set variants=bf61",
@@ -288,7 +356,22 @@ def refuses(
         ("plan --set gap=-1", "gap -1: expected a whole number from 0 to"),
         ("plan --set split=blok", "split 'blok': expected one of block, random"),
         ("plan --set upsampling=cubic", "upsampling 'cubic': expected one of bilinear, nearest"),
-        ("plan --data drove", "data 'drove': expected one of drive"),
+        (
+            "plan --data drove",
+            "data 'drove': expected 'drive' or a folder of frames; drove: No such file",
+        ),
+        ("plan --data .", "data '.': expected at least 10 images, found 0 and 0 other files"),
+        ("plan --data --rounds 2", "--data: expected one argument"),
+        ("plan --skip-bad-frames=yes", "--skip-bad-frames: ignored explicit argument 'yes'"),
+        ("plan --set bad_frames=skp", "bad_frames 'skp': expected one of refuse, skip"),
+        ("plan --set frames=9", "frames 9: expected at least 10, or 0 for all"),
+        # What a sweep may leave out.
+        ("plan --set time_limit_s=-1", "time_limit_s -1: expected a whole number of at least 0"),
+        ("plan --set time_limit_s=1h", "time_limit_s '1h': expected a whole number"),
+        ("plan --set time_limit_s=5,6", "time_limit_s 5, 6: expected one value per sweep"),
+        ("plan --set unsupported=drop", "unsupported 'drop': expected one of row, skip"),
+        ("plan --set unsupported=Skip", "unsupported 'Skip': did you mean 'skip'?"),
+        ("plan --set unsupported=row,skip", "unsupported row, skip: expected one value per sweep"),
         # Values that do not go together.
         ("trial fp32 --batch-size 2000", "batch_size 2000: the training set has only 990 samples"),
         (
@@ -362,7 +445,8 @@ def test_a_mistake_is_one_line(refuses: Refuses, arguments: str, expected: str) 
     ("arguments", "expected"),
     [
         (["plan", "--set", "batch_size=4 8"], "batch_size '4 8': expected a whole number"),
-        (["plan", "--set", "variants=bf16 + channels_last"], "has unknown part 'bf16 '"),
+        (["plan", "--set", "variants=bf16 channels_last"], "unknown part 'bf16 channels_last'"),
+        (["plan", "--set", "variants=bf16 + "], "variant 'bf16 + ' has unknown part ''"),
         (["plan", "--set", "precision=fp32, bf16"], "precision ' bf16': did you mean 'bf16'?"),
         (["trial", "fp32 b4", "--batch-size", "4"], "variant 'fp32 b4' has unknown part"),
         (["trial", "", "--batch-size", "4"], "variants '': expected a value"),
@@ -406,11 +490,15 @@ def test_blanks_and_odd_characters_are_told_in_one_line_too(
         ("variants = [1]", "variant '1' has unknown part"),
         ('variants = ["bf61"]', "variant 'bf61' has unknown part 'bf61': did you mean 'bf16'?"),
         ("precision = []", "precision: expected at least one value"),
-        ("precision = 32", "precision 32: did you mean 'fp32'?"),
+        ("precision = 32", "precision 32: did you mean "),
         ('precision = [["fp32"]]', "precision ['fp32']"),
         ('precision = "fp61"', "precision 'fp61': did you mean 'fp16'?"),
         ("device = 0", "device 0: expected a text"),
         ('device = "tpu"', "device 'tpu'"),
+        ("time_limit_s = 1.5", "time_limit_s 1.5: expected a whole number"),
+        ("time_limit_s = [1, 2]", "time_limit_s 1, 2: expected one value per sweep"),
+        ("unsupported = true", "unsupported True: expected a text"),
+        ('unsupported = "skipp"', "unsupported 'skipp': did you mean 'skip'?"),
         ("budget = 8", "budget 8: expected a text"),
         ('budget = "8"', "memory size '8': expected a number and a unit"),
         ('data = ["drive", "other"]', "data drive, other: expected one value per sweep"),

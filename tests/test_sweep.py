@@ -28,7 +28,7 @@ from tests.harness import (
     wait_until,
     write_toml,
 )
-from tests.toy import TOY
+from tests.toy import PLAIN, TOY
 
 # Trials that end by themselves, in every way there is; `oom` from batch 2 on.
 FAULTS = ["none", "raise", "hang", "abort", "exit", "oom", "nan", "unsupported"]
@@ -46,7 +46,7 @@ def every_end(tmp_path_factory: pytest.TempPathFactory) -> Recorder:
     folder = tmp_path_factory.mktemp("sweep") / "out"
     variants = [*FAULTS, "none+sweet", "oom+sweet"]
     plan = toy_plan(
-        folder, variants=variants, batch_size=[4, 2], oom_from=2, sleep_ms=20, timeout_s=6
+        folder, variants=variants, batch_size=[2, 4], oom_from=2, sleep_ms=20, timeout_s=6
     )
     assert sweep.run(plan, recorder)
     assert journal.read(folder) == recorder.rows
@@ -86,7 +86,9 @@ def test_every_trial_has_a_row_with_its_status_and_reason_and_the_sweep_goes_on(
         assert "\n" not in (result.reason or "")
 
 
-def test_batch_sizes_ascend_and_variants_alternate_within_them(every_end: Recorder) -> None:
+def test_batch_sizes_run_in_the_order_given_and_variants_alternate_within_them(
+    every_end: Recorder,
+) -> None:
     variants = [*FAULTS, "none+sweet", "oom+sweet"]
     assert every_end.ran() == [f"{v} b{b}" for b in (2, 4) for v in variants]
 
@@ -105,12 +107,18 @@ def test_every_row_carries_all_that_it_is_compared_by(every_end: Recorder) -> No
         assert set(COMPARABLE) <= row.environment.keys()
         assert set(journal.PER_FOLDER) <= row.trial.to_json().keys()
         assert row.data == {"source": "toy", "size": 64}
-        assert row.workload == {"name": "toy", "plain": "none", "baselines": TOY.baselines}
+        assert row.workload == {
+            "name": "toy",
+            "axes": PLAIN,
+            "plain": "none",
+            "baselines": TOY.baselines,
+            "train_size": 64,
+        }
         assert row.environment["command"] == "unet-bench sweep"
 
 
 def oom_row(**changes: Any) -> journal.Row:
-    axes = {"fault": "oom", "flavor": "plain"}
+    axes = PLAIN | {"fault": "oom"}
     return row_of(toy_trial(axes=axes, variant="oom", **changes), Status.OOM)
 
 
@@ -129,7 +137,9 @@ def test_out_of_memory_is_implied_for_larger_batches_of_the_same_experiment_only
     assert implied(batch_size=2) is None
     assert implied(settings={**settings, "sleep_ms": 2}) is None
     assert implied(budget_bytes=2**40) is None
-    other = toy_trial(axes={"fault": "oom", "flavor": "sweet"}, variant="oom+sweet", batch_size=8)
+    other = toy_trial(
+        axes=PLAIN | {"fault": "oom", "flavor": "sweet"}, variant="oom+sweet", batch_size=8
+    )
     assert sweep.implied_oom(other, [known]) is None
     for status in set(Status) - {Status.OOM}:
         assert sweep.implied_oom(oom_row(batch_size=8).trial, [row_of(known.trial, status)]) is None
@@ -472,9 +482,9 @@ def test_a_row_is_implied_only_as_long_as_its_ground_stands(
     assert sweep.run(toy_plan(folder, **values), Recorder())
     fits = Runner.run
 
-    def run(self: Runner, trial: Trial, *rest: Any) -> TrialResult:
+    def run(self: Runner, trial: Trial, *rest: Any, **more: Any) -> TrialResult:
         """As if the batch that ran out of memory would fit this time."""
-        return fits(self, replace(trial, axes={**trial.axes, "fault": "none"}), *rest)
+        return fits(self, replace(trial, axes={**trial.axes, "fault": "none"}), *rest, **more)
 
     monkeypatch.setattr(Runner, "run", run)
     again = Recorder()

@@ -5,10 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.runner import Runner, StopRequest
+from bench.runner import Runner
 from bench.trial import PHASES, Status, Trial, TrialResult
 from bench.worker import measured_until, sample_batches
-from tests.harness import toy_trial
+from tests.harness import run_toy, toy_trial
+from tests.toy import SETTINGS
 
 TRAIN_SIZE = 64
 
@@ -65,12 +66,7 @@ def runner() -> Iterator[Runner]:
 
 
 def run(runner: Runner, **changes: Any) -> TrialResult:
-    with StopRequest() as stop:
-        return runner.run(toy_trial(**changes), TRAIN_SIZE, {}, None, stop, lambda phase: None)
-
-
-def settings(**changes: int) -> dict[str, int]:
-    return {"size": 64, "sleep_ms": 1, "oom_from": 1, **changes}
+    return run_toy(runner, toy_trial(**changes))
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +159,7 @@ def long(runner: Runner) -> TrialResult:
         return max(window_off(result), warm_up_off(result) / 10, *parent)
 
     attempts: list[TrialResult] = []
-    sleepy = settings(sleep_ms=20)
+    sleepy = {**SETTINGS, "sleep_ms": 20}
     while len(attempts) < 3 and (not attempts or off(attempts[-1]) > 0.01):
         attempts.append(run(runner, settings=sleepy, batch_size=1, samples=160, warmup_steps=5))
     return min(attempts, key=off)

@@ -14,7 +14,27 @@ FAULTS = (
     "oom",  # allocates past any budget at batch sizes of `oom_from` and up
     "nan",  # the loss is not finite
     "unsupported",
+    "break",  # the graph breaks in each step, which is allowed
+    "recompile",  # what the graph was made for changes in step `at_step`
 )
+
+MAKES = (
+    "eager",
+    "compile",  # with generated code
+    "trace",  # as torch.compile goes about it, less the code: quick
+    "fake",  # claims to be compiled
+)
+
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    "fault": FAULTS,
+    "flavor": ("plain", "sweet"),
+    "make": MAKES,
+}
+
+PLAIN = {axis: choices[0] for axis, choices in CHOICES.items()}
+
+SETTINGS: Mapping[str, Scalar] = {"size": 64, "lost": 0, "sleep_ms": 1, "oom_from": 1, "at_step": 1}
+"""`lost` samples turn out to be unreadable when the data is prepared."""
 
 
 @dataclass(frozen=True)
@@ -28,23 +48,25 @@ class ToyData:
 class Toy:
     name = "toy"
     task = "tests.toy_task:ToyTask"
-    axes: Mapping[str, tuple[str, ...]] = {"fault": FAULTS, "flavor": ("plain", "sweet")}
-    settings: Mapping[str, Scalar] = {"size": 64, "sleep_ms": 1, "oom_from": 1}
-    data_settings = frozenset({"size"})
+    axes = CHOICES
+    settings = SETTINGS
+    data_settings = frozenset({"size", "lost"})
     baselines: Mapping[str, str] = {"mean_color_mse": "a good guess", "grey_mse": "a bad guess"}
 
     def variant_name(self, axes: Mapping[str, str]) -> str:
-        parts = [axes["fault"], *([axes["flavor"]] if axes["flavor"] != "plain" else [])]
-        return "+".join(parts)
+        fault, *others = CHOICES
+        parts = [axes[axis] for axis in others if axes[axis] != PLAIN[axis]]
+        return "+".join([axes[fault], *parts])
 
     def parse_variant(self, name: str) -> dict[str, str]:
-        fault, _, flavor = name.partition("+")
-        if fault not in FAULTS or flavor not in ("", "plain", "sweet"):
+        parts = [part.strip() for part in name.split("+")]
+        axis_of = {value: axis for axis, values in CHOICES.items() for value in values}
+        if not axis_of.keys() >= set(parts):
             raise ValueError(f"variant {name!r}: unknown")
-        return {"fault": fault, "flavor": flavor or "plain"}
+        return PLAIN | {axis_of[part]: part for part in parts}
 
     def compiles(self, axes: Mapping[str, str]) -> bool:
-        return False
+        return axes["make"] != "eager"
 
     def check(self, settings: Mapping[str, Scalar]) -> None:
         if int(settings["size"]) < 1:
@@ -56,9 +78,10 @@ class Toy:
     def prepare(
         self, settings: Mapping[str, Scalar], progress: Callable[[int, int], None]
     ) -> ToyData:
-        size = int(settings["size"])
+        size, lost = int(settings["size"]), int(settings["lost"])
         progress(size, size)
-        return ToyData(size, {"source": "toy", "size": size})
+        notes = (f"{lost} samples cannot be read.",) if lost else ()
+        return ToyData(size - lost, {"source": "toy", "size": size}, notes=notes)
 
 
 TOY = Toy()

@@ -2,7 +2,8 @@
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,34 @@ import torch
 from torch import Tensor
 
 from tests.toy import Scalar
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+SCALE = 64
+"""A graph is made for this value."""
+
+
+def scaled_loss(batch: Tensor, weight: Tensor) -> Tensor:
+    return (batch / SCALE - weight).square().mean()
+
+
+def broken_loss(batch: Tensor, weight: Tensor) -> Tensor:
+    difference = batch / SCALE - weight
+    torch._dynamo.graph_break(msg="the toy breaks here")
+    return difference.square().mean()
+
+
+def made(make: str, fault: str) -> Loss:
+    loss = broken_loss if fault == "break" else scaled_loss
+    if make in ("eager", "fake"):
+        return loss
+    backend = "inductor"
+    if make == "trace":
+        backend = "eager"
+        # As generated code would be kept there.
+        (Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]) / "traced").mkdir(parents=True, exist_ok=True)
+    compiled: Loss = torch.compile(loss, fullgraph=fault != "break", dynamic=False, backend=backend)
+    return compiled
 
 
 class ToyTask:
@@ -27,7 +56,10 @@ class ToyTask:
         self.fault = axes["fault"]
         self.sleep_s = float(settings["sleep_ms"]) / 1000
         self.too_large = batch_size >= int(settings["oom_from"])
+        self.step = 0
+        self.at_step = int(settings["at_step"])
         self.device = torch.device(device)
+        self.loss = made(axes["make"], axes["fault"])
         self.weight = torch.zeros(1, device=self.device, requires_grad=True)
         self.facts: dict[str, Any] = {"batch_size": batch_size}
 
@@ -36,6 +68,10 @@ class ToyTask:
         return f"{device} cannot do this" if axes["fault"] == "unsupported" else None
 
     def load(self, indices: np.ndarray) -> Tensor:
+        global SCALE
+        self.step += 1
+        if self.fault == "recompile" and self.step == self.at_step:
+            SCALE += 1
         return torch.from_numpy(indices).to(self.device).float()
 
     def forward(self, batch: Tensor) -> Tensor:
@@ -50,7 +86,7 @@ class ToyTask:
             time.sleep(3600)
         if self.fault == "oom" and self.too_large:
             torch.ones(1 << 40, dtype=torch.uint8)
-        loss = (batch / 64 - self.weight).square().mean()
+        loss = self.loss(batch, self.weight)
         return loss / 0 if self.fault == "nan" else loss
 
     def backward(self, loss: Tensor) -> None:

@@ -10,9 +10,10 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.journal import Journal
-from bench.runner import Runner, StopRequest
+from bench.runner import Runner
 from bench.trial import Status, TrialResult
-from tests.harness import row_of, toy_trial
+from tests.harness import Listening, row_of, run_toy, toy_trial
+from tests.toy import SETTINGS
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +28,7 @@ def test_trial_start(benchmark: BenchmarkFixture, runner: Runner) -> None:
     starts: list[float] = []
 
     def trial() -> TrialResult:
-        with StopRequest() as stop:
-            result = runner.run(toy_trial(), 64, {}, None, stop, lambda phase: None)
+        result = run_toy(runner, toy_trial())
         assert result.start_s is not None
         starts.append(result.start_s)
         return result
@@ -41,7 +41,7 @@ def test_trial_start(benchmark: BenchmarkFixture, runner: Runner) -> None:
 
 def test_parent_while_measuring(benchmark: BenchmarkFixture, runner: Runner) -> None:
     """The parent's CPU time as a share of a core, over the measured window of 2 s."""
-    settings = {"size": 64, "sleep_ms": 20, "oom_from": 1}
+    settings = {**SETTINGS, "sleep_ms": 20}
     shares: list[float] = []
 
     def trial() -> TrialResult:
@@ -51,9 +51,8 @@ def test_parent_while_measuring(benchmark: BenchmarkFixture, runner: Runner) -> 
         def on_phase(phase: str) -> None:
             cpu_s[phase], wall_s[phase] = time.process_time(), time.monotonic()
 
-        with StopRequest() as stop:
-            asked = toy_trial(settings=settings, batch_size=1, samples=106)
-            result = runner.run(asked, 64, {}, None, stop, on_phase)
+        asked = toy_trial(settings=settings, batch_size=1, samples=106)
+        result = run_toy(runner, asked, Listening(on_phase))
         used_s = cpu_s["training"] - cpu_s["measuring"]
         shares.append(100 * used_s / (wall_s["training"] - wall_s["measuring"]))
         return result
