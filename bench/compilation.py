@@ -25,8 +25,12 @@ class Compilation:
     cudagraph_skips: int
 
     @classmethod
-    def now(cls) -> "Compilation":
-        """The counts up to now."""
+    def now(cls, device_type: str) -> "Compilation":
+        """The counts up to now.
+
+        Args:
+            device_type: Where the graphs run; on a `cpu` there are no CUDA graphs to skip.
+        """
         # Takes a second, which only compiled trials need.
         from torch._dynamo.utils import counters, get_compilation_metrics
 
@@ -38,13 +42,17 @@ class Compilation:
             recompilations=[reason for reason in reasons if reason is not None],
             cache_hits=inductor["fxgraph_cache_hit"],
             cache_misses=inductor["fxgraph_cache_miss"],
-            cudagraph_skips=inductor["cudagraph_skips"],
+            cudagraph_skips=inductor["cudagraph_skips"] if device_type == "cuda" else 0,
         )
 
-    @property
-    def events(self) -> int:
-        """How often something was compiled or given up: none of it belongs into a measurement."""
-        return self.graphs + len(self.graph_breaks) + len(self.recompilations)
+    def events_since(self, before: "Compilation") -> int:
+        """How often something was given up or compiled again, or else for the first time.
+
+        None of it belongs into a measurement. A graph that is compiled again is one event.
+        """
+        again = len(self.recompilations) - len(before.recompilations)
+        breaks = len(self.graph_breaks) - len(before.graph_breaks)
+        return again + breaks or self.graphs - before.graphs
 
     def to_json(self) -> dict[str, Any]:
         """The counts by name."""

@@ -255,7 +255,7 @@ def _train(
         if step in phases and not cold:
             clock.synchronize()
             if compile_cache:
-                compilations[phases[step]] = Compilation.now()
+                compilations[phases[step]] = Compilation.now(device.type)
             if step == 1:
                 peaks = budget.peak()
                 result.memory.update({f"first_step_{name}": peaks[name] for name in peaks})
@@ -275,7 +275,7 @@ def _train(
         clock.mark()
     clock.synchronize()
     if compile_cache:
-        done = Compilation.now()
+        done = Compilation.now(device.type)
         if not done.graphs:
             raise RuntimeError("asked to compile, the network ran eagerly: no graph was compiled")
         result.compilation = done.to_json()
@@ -286,7 +286,7 @@ def _train(
         return
     if compile_cache:
         before, after = compilations["measuring"], compilations.get("training", done)
-        result.compilation["in_window"] = after.events - before.events
+        result.compilation["in_window"] = after.events_since(before)
     if last == len(batches):
         events.begin("training")
     events.begin("evaluating")
