@@ -117,12 +117,6 @@ def test_plan_as_json_is_one_trial_a_line(capsys: pytest.CaptureFixture[str]) ->
         assert item["budget_bytes"] == 2**31
 
 
-def test_without_an_argument_for_it_the_preset_is_quick(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    assert main(["plan"], capsys) == main(["plan", "quick"], capsys)
-
-
 @pytest.mark.parametrize("arguments", [["--help"], ["sweep", "--help"], ["trial", "-h"]])
 def test_help_is_no_mistake(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     code, out, error = main(arguments, capsys)
@@ -282,10 +276,23 @@ def plan_of(words: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> sweep.Plan
     return plan
 
 
+def test_a_folder_of_frames_arrives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["sweep", "quick", "--data", str(tmp_path)]
+    for number in range(40):
+        (tmp_path / f"{number}.png").touch()
+    more = ["--set", "gap=0", "--set", "batch_size=4"]
+    refusing = plan_of([*words, *more], monkeypatch).spec.settings()
+    skipping = plan_of([*words, *more, "--skip-bad-frames"], monkeypatch).spec.settings()
+    assert [(s["data"], s["bad_frames"]) for s in (*refusing, *skipping)] == [
+        (str(tmp_path), "refuse"),
+        (str(tmp_path), "skip"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("words", "name"),
     [
-        (["sweep"], "quick"),
+        (["sweep", "--device", "cpu"], "quick"),
         (["sweep", "quick"], "quick"),
         (["sweep", "own.toml"], "own"),
         (["trial", "fp32", "--batch-size", "4"], "trial"),

@@ -46,7 +46,7 @@ def every_end(tmp_path_factory: pytest.TempPathFactory) -> Recorder:
     folder = tmp_path_factory.mktemp("sweep") / "out"
     variants = [*FAULTS, "none+sweet", "oom+sweet"]
     plan = toy_plan(
-        folder, variants=variants, batch_size=[2, 4], oom_from=2, sleep_ms=20, timeout_s=6
+        folder, variants=variants, batch_size=[2, 4], oom_from=2, sleep_ms=20, timeout_s=4
     )
     assert sweep.run(plan, recorder)
     assert journal.read(folder) == recorder.rows
@@ -57,7 +57,7 @@ ENDS = {
     "none": ("ok", None),
     "none+sweet": ("ok", None),
     "raise": ("crash", "RuntimeError: the task is broken"),
-    "hang": ("timeout", "killed after 6 s"),
+    "hang": ("timeout", "killed after 4 s"),
     "abort": ("crash", "killed by SIGABRT"),
     "exit": ("crash", "exit code 7"),
     "oom": ("oom", "RuntimeError: [enforce fail"),

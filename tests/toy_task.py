@@ -12,6 +12,9 @@ from torch import Tensor
 
 from tests.toy import Scalar
 
+if "UNET_BENCH_TEST_TRACES" in os.environ:
+    import torch._dynamo  # once in the server, and not in each of its children
+
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 SCALE = 64
@@ -62,6 +65,11 @@ class ToyTask:
         self.loss = made(axes["make"], axes["fault"])
         self.weight = torch.zeros(1, device=self.device, requires_grad=True)
         self.facts: dict[str, Any] = {"batch_size": batch_size}
+        if axes["make"] != "eager":
+            from torch._inductor import config  # takes a second
+
+            self.facts["compile_threads"] = config.compile_threads
+            self.facts["cache"] = os.environ["TORCHINDUCTOR_CACHE_DIR"]
 
     @staticmethod
     def unsupported(axes: Mapping[str, str], device: str) -> str | None:
