@@ -41,7 +41,12 @@ class Attempt:
 class Watched(Runner):
     """A runner that keeps what each process gives."""
 
-    attempts: list[Attempt]
+    def __init__(self, timeout_s: float) -> None:
+        super().__init__("tests.toy_task:ToyTask", timeout_s)
+        self.attempts: list[Attempt] = []
+
+    def __enter__(self) -> "Watched":
+        return self
 
     def _attempt(self, entry: str, *rest: Any) -> TrialResult:
         result = super()._attempt(entry, *rest)
@@ -59,8 +64,7 @@ def traced() -> Iterator[Watched]:
     """For trials without generated code; the server imports what traces, once for all of them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("UNET_BENCH_TEST_TRACES", "1")
-        with Watched("tests.toy_task:ToyTask", timeout_s=60) as runner:
-            runner.attempts = []
+        with Watched(timeout_s=60) as runner:
             yield runner
 
 
@@ -109,15 +113,14 @@ def rounds(tmp_path_factory: pytest.TempPathFactory) -> Rounds:
         patch.setenv("TRITON_CACHE_DIR", str(cache))
         # Long enough for the parent to look while it is measured.
         slow = {"sleep_ms": 20}
-        with Watched("tests.toy_task:ToyTask", timeout_s=120) as runner:
-            runner.attempts = []
-            results = [
+        with Watched(timeout_s=120) as runner:
+            first, second, eager = (
                 run(runner, variant, Listening(on_phase), settings=slow, round=round_)
                 for variant, round_ in (("none+compile", 0), ("none+compile", 1), ("none+eager", 0))
-            ]
+            )
             folder = Path(runner._folder.name)
             assert len(runner.caches()) == 1  # one for both rounds, none for eager execution
-    return Rounds(*results, runner.attempts, cache, folder, processes)
+    return Rounds(first, second, eager, runner.attempts, cache, folder, processes)
 
 
 def test_the_first_round_is_compiled_in_a_process_of_its_own(rounds: Rounds) -> None:

@@ -3,11 +3,12 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import pynvml
 import pytest
 import torch
 
 from bench import environment
-from bench.environment import COMPARABLE, cpus_allowed, describe_device, describe_host
+from bench.environment import COMPARABLE, cpus_allowed, describe_device, describe_host, has_gpu
 from tests.harness import REPOSITORY
 
 RECORDED = {
@@ -84,6 +85,38 @@ def test_a_gpu_is_described_and_one_too_many_is_refused() -> None:
         assert found[name], name
     with pytest.raises(ValueError, match=r"^--device cuda:99: this machine has "):
         describe_device("cuda:99")
+
+
+@pytest.mark.parametrize(
+    ("visible", "cards", "expected"),
+    [
+        (None, 1, True),
+        (None, 2, True),
+        (None, 0, False),
+        ("", 1, False),
+        ("-1", 1, False),
+        ("0", 1, True),
+        ("GPU-8932f937-d72c-4106-c12f-20bd9faed9f6", 1, True),
+    ],
+)
+def test_a_gpu_counts_where_there_is_one_and_it_may_be_used(
+    visible: str | None, cards: int, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pynvml.nvmlInit", lambda: None)
+    monkeypatch.setattr("pynvml.nvmlDeviceGetCount", lambda: cards)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert has_gpu() is expected
+
+
+def test_without_a_driver_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_driver() -> None:
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr("pynvml.nvmlInit", no_driver)
+    assert not has_gpu()
 
 
 # `None` there makes every attempt to import it an error, however deep.

@@ -116,7 +116,10 @@ def test_what_is_not_supported_is_left_out_with_a_note_where_asked(tmp_path: Pat
 
 
 def test_a_sweep_of_nothing_that_is_supported_is_a_mistake(tmp_path: Path) -> None:
-    values = MIXED | {"variants": ["unsupported", "unsupported+sweet"], "unsupported": "skip"}
+    values: dict[str, Any] = MIXED | {
+        "variants": ["unsupported", "unsupported+sweet"],
+        "unsupported": "skip",
+    }
     recorder = Recorder()
     with pytest.raises(ValueError, match=r"^unsupported 'skip': cpu can do none of the variants$"):
         sweep.run(toy_plan(tmp_path / "out", **values), recorder)
@@ -131,7 +134,7 @@ def test_a_sweep_of_nothing_that_is_supported_is_a_mistake(tmp_path: Path) -> No
 def test_a_batch_larger_than_what_the_data_has_left_is_refused_before_anything_is_measured(
     tmp_path: Path,
 ) -> None:
-    values = {"size": 64, "lost": 60, "batch_size": [2, 8], "samples": 64, "measured_steps": 2}
+    values: dict[str, Any] = {"lost": 60, "batch_size": [2, 8], "measured_steps": 2}
     recorder = Recorder()
     with pytest.raises(ValueError, match=r"^batch_size 8: the training set has only 4 samples$"):
         sweep.run(toy_plan(tmp_path / "out", **values), recorder)
