@@ -1,4 +1,5 @@
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -8,10 +9,12 @@ import pytest
 import torch
 from skimage.color import rgb2lab
 from torch import nn
+from torch._dynamo.utils import counters
 
 from bench.trial import Scalar, Trial
 from bench.worker import sample_batches
 from kernels.lab import lab_to_rgb
+from tests.training import own_inductor_cache
 from unet import colorize
 from unet.colorize import AB_SCALE, L_CENTER, L_SCALE, Batch, ColorizationTask, learning_rate
 from unet.frames import FrameSet
@@ -39,12 +42,16 @@ def frames() -> np.ndarray:
 
 
 def task(
-    variant: str = "fp32", batch_size: int = BATCH_SIZE, seed: int = 0, device: str = "cpu"
+    variant: str = "fp32",
+    batch_size: int = BATCH_SIZE,
+    seed: int = 0,
+    device: str = "cpu",
+    settings: Mapping[str, Scalar] = SETTINGS,
 ) -> ColorizationTask:
     torch.manual_seed(seed)
     return ColorizationTask(
         axes=COLORIZATION.parse_variant(variant),
-        settings=SETTINGS,
+        settings=settings,
         batch_size=batch_size,
         handle=data().handle,
         device=device,
@@ -53,12 +60,12 @@ def task(
 
 @pytest.fixture
 def as_on_cuda(monkeypatch: pytest.MonkeyPatch) -> ColorizationTask:
-    """A task of fp16 for a GPU, with its tensors left on the CPU."""
+    """A task of fp16 with a fused optimizer for a GPU, with its tensors left on the CPU."""
     monkeypatch.setattr(colorize, "apply_variant", lambda model, variant, device: model)
     monkeypatch.setattr(
         colorize, "grad_scaler", lambda variant, device: torch.amp.GradScaler("cpu")
     )
-    return task("fp16", device="cuda")
+    return task("fp16+fused", device="cuda")
 
 
 def train(working: ColorizationTask, samples: int = SAMPLES, seed: int = 0) -> list[float]:
@@ -268,10 +275,56 @@ def test_only_fp16_scales_its_gradients(variant: str) -> None:
     assert task(variant).scaler.get_scale() == 1
 
 
+def test_gradients_are_gone_after_a_step() -> None:
+    # So that their memory serves the next forward pass.
+    working = task()
+    working.backward(working.forward(working.load(np.arange(4))))
+    assert all(weight.grad is not None for weight in working.model.parameters())
+    working.optimize(0.0)
+    assert all(weight.grad is None for weight in working.model.parameters())
+
+
+@pytest.mark.parametrize("variant", ["fp32", "fp32+blocks", "bf16+channels_last+high-res"])
+def test_a_smaller_last_batch_is_trained_on_too(variant: str) -> None:
+    losses = train(task(variant), samples=11)
+    assert len(losses) == 3
+    assert np.isfinite(losses).all()
+
+
+# Compiled.
+
+
+@pytest.fixture(scope="module")
+def inductor_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with own_inductor_cache(tmp_path_factory):
+        yield
+
+
+@pytest.mark.usefixtures("inductor_cache")
+def test_a_compiled_task_compiles_its_training_step_once_and_nothing_else() -> None:
+    tiny = {**SETTINGS, "width": 4, "depth": 1}
+    expected = task(settings=tiny)
+    losses = train(expected, samples=11)
+
+    torch._dynamo.reset()
+    counters.clear()
+    compiled = task("fp32+compile", settings=tiny)
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        # 4 + 4 + 3 samples: the last batch, and evaluation, go through the eager network.
+        assert train(compiled, samples=11) == pytest.approx(losses, rel=1e-4)
+        assert counters["stats"]["unique_graphs"] == 1
+        found = compiled.evaluate()
+    assert counters["stats"]["unique_graphs"] == 1
+    assert not counters["graph_break"]
+    assert found == {
+        name: pytest.approx(error, rel=1e-3) for name, error in expected.evaluate().items()
+    }
+
+
 # On a GPU, the host never waits for the device within a step.
 
 
-def test_for_a_gpu_a_step_of_fp16_is_skipped_without_asking_the_device(
+def test_for_a_gpu_a_fused_step_of_fp16_is_skipped_without_asking_the_device(
     as_on_cuda: ColorizationTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(self: torch.Tensor) -> float:
@@ -302,7 +355,7 @@ def test_for_a_gpu_batches_are_pinned_before_they_are_copied(
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("variant", ["fp32", "fp16", "bf16+channels_last"])
+@pytest.mark.parametrize("variant", ["fp32", "fp32+fused", "fp16+fused", "bf16+channels_last"])
 def test_on_a_gpu_nothing_in_a_step_synchronizes(variant: str) -> None:
     working = task(variant, device="cuda")
 
@@ -316,22 +369,31 @@ def test_on_a_gpu_nothing_in_a_step_synchronizes(variant: str) -> None:
         step()
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert working.facts["fused"]
 
 
 # What is recorded.
 
 
-def test_whether_the_optimizer_is_fused_is_recorded(as_on_cuda: ColorizationTask) -> None:
-    assert as_on_cuda.facts["fused"] is as_on_cuda.optimizer.defaults["fused"] is True
-    assert task().facts["fused"] is False
+@pytest.mark.parametrize(("variant", "fused"), [("fp32", False), ("bf16+fused", True)])
+def test_the_optimizer_is_the_variants_at_the_recorded_rates(variant: str, fused: bool) -> None:
+    working = task(variant)
+    assert working.optimizer.defaults["fused"] is fused
+    assert working.optimizer.defaults["foreach"] is not fused
+    assert working.facts["optimizer"] == "adam"
+    assert working.facts["learning_rate"] == [learning_rate(0), pytest.approx(learning_rate(1))]
 
 
-def test_the_precision_flags_in_force_are_recorded() -> None:
-    flags = task().facts["precision_flags"]
+def test_the_flags_in_force_are_recorded() -> None:
+    flags = task().facts["flags"]
     assert flags["backends.cudnn.conv.fp32_precision"] == "ieee"
     assert flags["backends.cuda.matmul.fp32_precision"] == "ieee"
+    assert flags["backends.cudnn.benchmark"] is False
     assert torch.backends.cuda.matmul.fp32_precision == "ieee"
+
+
+def test_facts_are_plain_values() -> None:
+    facts = task("bf16+channels_last").facts
+    assert json.loads(json.dumps(facts)) == facts
 
 
 def test_parameters_are_counted() -> None:

@@ -1,0 +1,211 @@
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from functools import cache
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.training import CPU, Run, Tensors, Trainee, one_thread, small_network
+from unet import checkpointing
+from unet.checkpointing import checkpoint_blocks
+from unet.model import UNet, UNetConfig
+from unet.variant import Checkpointing, MemoryFormat, Precision, Variant
+
+RECOMPUTING = [Checkpointing.BLOCKS, Checkpointing.HIGH_RES]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    with one_thread():
+        yield
+
+
+def trained(
+    kind: Checkpointing,
+    precision: Precision = Precision.FP32,
+    memory_format: MemoryFormat = MemoryFormat.CONTIGUOUS,
+) -> Run:
+    return Trainee(Variant(precision, memory_format, checkpointing=kind), CPU).train()
+
+
+plain = cache(trained)
+
+
+def differing(candidate: Run, reference: Run) -> set[str]:
+    """The quantities of which not every bit is the same, in any step."""
+
+    def told(ours: Tensors, theirs: Tensors) -> bool:
+        assert ours.keys() == theirs.keys()
+        return not all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+    found = {"buffers"} if told(candidate.buffers, reference.buffers) else set()
+    for ours, theirs in zip(candidate.steps, reference.steps, strict=True):
+        for name in ("weights", "gradients"):
+            found |= {name} if told(getattr(ours, name), getattr(theirs, name)) else set()
+        for name in ("output", "loss", "update"):
+            found |= set() if torch.equal(getattr(ours, name), getattr(theirs, name)) else {name}
+    return found
+
+
+@pytest.mark.parametrize("kind", RECOMPUTING)
+@pytest.mark.parametrize("memory_format", list(MemoryFormat))
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.BF16])
+def test_eager_training_is_that_of_the_network_without_bit_by_bit(
+    precision: Precision, memory_format: MemoryFormat, kind: Checkpointing
+) -> None:
+    reference = plain(Checkpointing.NONE, precision, memory_format)
+    assert reference.buffers["bottleneck.1.num_batches_tracked"] == len(reference.steps)
+    assert not differing(trained(kind, precision, memory_format), reference)
+
+
+@pytest.mark.parametrize("kind", RECOMPUTING)
+def test_torchs_own_checkpoint_updates_buffers_twice_and_the_comparison_tells(
+    kind: Checkpointing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpointing, "_spare_statistics", lambda block: nullcontext())
+    assert differing(trained(kind), plain(Checkpointing.NONE)) == {"buffers"}
+
+
+def computed(model: UNet) -> list[str]:
+    """The blocks whose layers ran, in order, in a training step."""
+    ran: list[str] = []
+    blocks: dict[str, nn.Module] = {"bottleneck": model.bottleneck}
+    for level in range(model.config.depth):
+        for kind in ("down", "up"):
+            blocks[f"{kind}{level}"] = model.get_submodule(f"{kind}.{level}.convs")
+
+    def note(name: str) -> Callable[..., None]:
+        return lambda *_: ran.append(name)
+
+    for name, block in blocks.items():
+        next(iter(block.children())).register_forward_hook(note(name))
+    side = model.config.min_side
+    model(torch.rand(2, 1, side, side)).sum().backward()
+    return ran
+
+
+@pytest.mark.parametrize(
+    ("kind", "depth", "again"),
+    [
+        (Checkpointing.NONE, 2, []),
+        (Checkpointing.BLOCKS, 2, ["up1", "up0", "bottleneck", "down1", "down0"]),
+        (Checkpointing.BLOCKS, 1, ["up0", "bottleneck", "down0"]),
+        (Checkpointing.HIGH_RES, 1, ["up0", "down0"]),
+        (Checkpointing.HIGH_RES, 2, ["up1", "down0"]),
+        (Checkpointing.HIGH_RES, 3, ["up2", "up1", "down1", "down0"]),
+        (Checkpointing.HIGH_RES, 4, ["up3", "up2", "down1", "down0"]),
+    ],
+)
+def test_blocks_compute_again_once_each_from_the_last_to_the_first(
+    kind: Checkpointing, depth: int, again: list[str]
+) -> None:
+    model = UNet(UNetConfig(width=2, depth=depth))
+    checkpoint_blocks(model, kind)
+    first = [f"down{level}" for level in range(depth)]
+    first += ["bottleneck", *(f"up{level}" for level in range(depth))]
+    assert computed(model) == first + again
+
+
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.BF16])
+def test_what_is_kept_for_the_backward_shrinks(precision: Precision) -> None:
+    none, high_res, blocks = (
+        Trainee(Variant(precision, checkpointing=kind), CPU).saved_bytes()
+        for kind in (Checkpointing.NONE, Checkpointing.HIGH_RES, Checkpointing.BLOCKS)
+    )
+    assert none > 1.5 * high_res > 1.5 * blocks
+    # Every block keeps what comes in, at most twice as many channels as its level has, instead of
+    # that, two outputs of convolutions and two of batch norms.
+    assert none > 3 * blocks
+
+
+@pytest.mark.parametrize("kind", RECOMPUTING)
+def test_names_weights_and_modules_stay_as_they_were(kind: Checkpointing) -> None:
+    model = small_network()
+    before = dict(model.state_dict())
+    modules = [name for name, _ in model.named_modules()]
+    checkpoint_blocks(model, kind)
+    after = model.state_dict()
+    assert list(after) == list(before)
+    assert all(after[name].data_ptr() == before[name].data_ptr() for name in before)
+    assert [name for name, _ in model.named_modules()] == modules
+
+
+def test_without_gradients_nothing_is_kept_or_computed_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise AssertionError("checkpointed")
+
+    model = small_network()
+    image = torch.rand(2, 1, 33, 30)
+    with torch.no_grad():
+        expected = model(image)
+    monkeypatch.setattr(checkpointing, "_checkpoint", refuse)
+    checkpointed = small_network()
+    checkpoint_blocks(checkpointed, Checkpointing.BLOCKS)
+    with torch.no_grad():
+        assert torch.equal(checkpointed(image), expected)
+    with pytest.raises(AssertionError, match="checkpointed"):
+        checkpointed(image)
+
+
+def buffers(model: UNet) -> dict[str, Tensor]:
+    return dict(model.named_buffers())
+
+
+def test_in_backward_buffers_keep_their_values_and_their_identity() -> None:
+    model = small_network()
+    checkpoint_blocks(model, Checkpointing.BLOCKS)
+    before = buffers(model)
+    loss = model(torch.rand(2, 1, 33, 30)).sum()
+    values = {name: buffer.clone() for name, buffer in before.items()}
+    loss.backward()
+    for name, buffer in buffers(model).items():
+        assert buffer is before[name]
+        assert torch.equal(buffer, values[name])
+
+
+def test_an_error_amid_recomputation_leaves_the_buffers_in_place() -> None:
+    model = small_network()
+    checkpoint_blocks(model, Checkpointing.BLOCKS)
+    loss = model(torch.rand(2, 1, 33, 30)).sum()
+    before = buffers(model)
+    values = {name: buffer.clone() for name, buffer in before.items()}
+
+    def fail(module: nn.Module, inputs: object, output: object) -> None:
+        raise MemoryError("amid recomputation")
+
+    # The block's second norm: the first has counted the batch already, in its copy.
+    handle = model.get_submodule("up.0.convs.4").register_forward_hook(fail)
+    with pytest.raises(MemoryError, match="amid recomputation"):
+        loss.backward()
+    handle.remove()
+    for name, buffer in buffers(model).items():
+        assert buffer is before[name]
+        assert torch.equal(buffer, values[name])
+    model(torch.rand(2, 1, 33, 30)).sum().backward()
+    assert buffers(model)["up.0.convs.1.num_batches_tracked"] == 2
+
+
+def test_evaluation_with_gradients_leaves_the_statistics_alone() -> None:
+    model = small_network().eval()
+    checkpoint_blocks(model, Checkpointing.BLOCKS)
+    values = {name: buffer.clone() for name, buffer in buffers(model).items()}
+    model(torch.rand(2, 1, 33, 30)).sum().backward()
+    assert all(torch.equal(buffer, values[name]) for name, buffer in buffers(model).items())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", RECOMPUTING)
+def test_on_cuda_buffers_are_those_of_the_network_without(kind: Checkpointing) -> None:
+    # cuDNN's backward kernels may add in any order, which moves weights and then all else: the
+    # count of batches, and the statistics of the first step, are exact.
+    device = torch.device("cuda")
+    found = []
+    for chosen in (Checkpointing.NONE, kind):
+        trainee = Trainee(Variant(checkpointing=chosen), device)
+        torch.autograd.backward(trainee.forward(torch.ones(8, 1, 33, 30)).sum())
+        found.append(dict(trainee.model.named_buffers()))
+    for name, buffer in found[0].items():
+        torch.testing.assert_close(found[1][name], buffer, rtol=1e-5, atol=1e-6)

@@ -1,0 +1,106 @@
+"""Process-wide flags of torch, each time in a process of its own."""
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from unet.variant import CudnnBenchmark, Precision, Variant
+
+# Before each variant, the opposite of what is wanted, wherever torch takes it, as no other test
+# leaves it; any warning is an error.
+SCRIPT = """
+import json, sys
+from operator import attrgetter
+import torch
+
+def disturb(precision):
+    for owner in ("", ".cudnn", ".cudnn.conv", ".cudnn.rnn", ".cuda.matmul"):
+        attrgetter("backends" + owner)(torch).fp32_precision = precision
+    for operation in ("matmul", "conv", "rnn"):
+        getattr(torch.backends.mkldnn, operation).fp32_precision = "bf16"
+    torch.backends.cuda.matmul.allow_fp16_accumulation = True
+    torch.backends.cudnn.benchmark = torch.backends.cudnn.deterministic = True
+
+def read(names):
+    return {name: attrgetter(name)(torch) for name in names}
+
+disturb("tf32")
+from unet.apply import set_flags
+from unet.variant import Variant
+
+names = ["backends.cudnn.conv.fp32_precision", "backends.mkldnn.conv.fp32_precision"]
+found = {"imported": read(names)}
+for name in sys.argv[1:]:
+    disturb("ieee" if "tf32" in name else "tf32")
+    reported = set_flags(Variant.parse(name))
+    older = read(["backends.cuda.matmul.allow_tf32", "backends.cudnn.allow_tf32"])
+    found[name] = {
+        "reported": reported,
+        "in_force": read(reported),
+        "older": list(older.values()),
+        "float32_matmul_precision": torch.get_float32_matmul_precision(),
+    }
+print(json.dumps(found))
+"""
+
+GPU_FLAGS = {
+    "backends.cudnn.fp32_precision",
+    "backends.cudnn.conv.fp32_precision",
+    "backends.cudnn.rnn.fp32_precision",
+    "backends.cuda.matmul.fp32_precision",
+}
+
+
+VARIANTS = [Variant(precision) for precision in Precision]
+SEARCHING = Variant(cudnn_benchmark=CudnnBenchmark.ON)
+
+
+@pytest.fixture(scope="module")
+def found() -> dict[str, Any]:
+    names = [variant.name for variant in (*VARIANTS, SEARCHING)]
+    command = [sys.executable, "-W", "error", "-c", SCRIPT, *names]
+    done = subprocess.run(command, check=True, capture_output=True)
+    read: dict[str, Any] = json.loads(done.stdout)
+    return read
+
+
+def test_importing_sets_no_flag(found: dict[str, Any]) -> None:
+    assert found["imported"] == {
+        "backends.cudnn.conv.fp32_precision": "tf32",
+        "backends.mkldnn.conv.fp32_precision": "bf16",
+    }
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
+def test_tf32_is_set_for_a_gpu_and_only_where_it_is_asked_for(
+    found: dict[str, Any], variant: Variant
+) -> None:
+    flags = found[variant.name]["in_force"]
+    assert found[variant.name]["reported"] == flags
+    precisions = {name for name in flags if "fp32_precision" in name}
+    assert len(precisions) == 9
+    in_tf32 = GPU_FLAGS if variant.precision is Precision.TF32 else set()
+    assert {name for name in precisions if flags[name] == "tf32"} == in_tf32
+    assert {name for name in precisions if flags[name] == "ieee"} == precisions - in_tf32
+    others = flags.keys() - precisions
+    assert len(others) == 5
+    assert {flags[name] for name in others} == {False}
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
+def test_older_flags_can_be_read_and_say_the_same(found: dict[str, Any], variant: Variant) -> None:
+    # torch raises where they say something else than the newer ones, and its compiler reads them.
+    asked = variant.precision is Precision.TF32
+    assert found[variant.name]["older"] == [asked, asked]
+    assert found[variant.name]["float32_matmul_precision"] == ("high" if asked else "highest")
+
+
+def test_cudnn_searches_where_it_is_asked_to_and_nothing_else_changes(
+    found: dict[str, Any],
+) -> None:
+    plain = found[Variant().name]["in_force"]
+    searching = found[SEARCHING.name]["in_force"]
+    assert searching == plain | {"backends.cudnn.benchmark": True}

@@ -1,0 +1,229 @@
+"""What a device cannot do, and how it says so."""
+
+import platform
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch._inductor.utils
+from torch._inductor.runtime.hints import DeviceProperties
+
+from tests.training import CPU
+from unet.apply import unsupported
+from unet.variant import (
+    Checkpointing,
+    Compile,
+    CudnnBenchmark,
+    MemoryFormat,
+    Optimizer,
+    Precision,
+    Variant,
+)
+
+CUDA = torch.device("cuda", 0)
+NOTHING = {"avx512_fp16": False, "amx_fp16": False, "avx512_bf16": False, "amx_bf16": False}
+ARM = {"fp16_arith": False, "bf16": False}
+
+
+def test_a_device_that_is_not_there_or_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert unsupported(Variant(), torch.device("cuda")) == "torch sees no CUDA device"
+    assert unsupported(Variant(), torch.device("mps")) == (
+        "device type 'mps' is neither cpu nor cuda"
+    )
+
+
+# CPUs.
+
+
+def of_cpu(
+    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], variant: str
+) -> str | None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    return unsupported(Variant.parse(variant), CPU)
+
+
+@pytest.mark.parametrize("memory_format", list(MemoryFormat))
+@pytest.mark.parametrize("optimizer", list(Optimizer))
+@pytest.mark.parametrize("checkpointing", list(Checkpointing))
+def test_every_cpu_can_do_what_is_fp32_and_eager(
+    monkeypatch: pytest.MonkeyPatch,
+    memory_format: MemoryFormat,
+    optimizer: Optimizer,
+    checkpointing: Checkpointing,
+) -> None:
+    variant = Variant(Precision.FP32, memory_format, optimizer, checkpointing=checkpointing)
+    assert of_cpu(monkeypatch, NOTHING, variant.name) is None
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "variant", "names"),
+    [
+        (NOTHING, "bf16", "avx512_bf16, amx_bf16"),
+        (NOTHING, "fp16+channels_last", "avx512_fp16, amx_fp16"),
+        (ARM, "bf16", "bf16"),
+        (ARM, "fp16", "fp16_arith"),
+        # The one is no evidence for the other.
+        (NOTHING | {"amx_bf16": True}, "fp16", "avx512_fp16, amx_fp16"),
+        (NOTHING | {"avx512_fp16": True}, "bf16", "avx512_bf16, amx_bf16"),
+    ],
+)
+def test_a_format_the_cpu_would_emulate_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], variant: str, names: str
+) -> None:
+    precision = variant.split("+")[0]
+    assert of_cpu(monkeypatch, capabilities, variant) == (
+        f"this CPU has no {precision} arithmetic ({names}); emulated, it is far slower than fp32"
+    )
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "variant"),
+    [
+        (NOTHING | {"avx512_bf16": True}, "bf16"),
+        (NOTHING | {"amx_bf16": True}, "bf16"),
+        (NOTHING | {"avx512_fp16": True}, "fp16"),
+        (NOTHING | {"amx_fp16": True}, "fp16"),
+        (ARM | {"bf16": True}, "bf16"),
+        (ARM | {"fp16_arith": True}, "fp16"),
+    ],
+)
+def test_a_format_the_cpu_computes_in_is_supported(
+    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], variant: str
+) -> None:
+    assert of_cpu(monkeypatch, capabilities, variant) is None
+
+
+# As Linux calls what torch calls otherwise.
+CPUINFO = {"fp16": {"avx512_fp16", "amx_fp16"}, "bf16": {"avx512_bf16", "amx_bf16"}}
+
+
+@pytest.mark.skipif(
+    platform.system() != "Linux" or platform.machine() != "x86_64", reason="reads Linux's x86 flags"
+)
+@pytest.mark.parametrize("precision", CPUINFO)
+def test_of_this_cpu_it_says_what_the_kernel_says(precision: str) -> None:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    (flags, *_) = (set(line.split(":")[1].split()) for line in lines if line.startswith("flags"))
+    able = bool(flags & CPUINFO[precision])
+    assert (unsupported(Variant.parse(precision), CPU) is None) == able
+
+
+@pytest.mark.parametrize(
+    ("variant", "reason"),
+    [
+        ("tf32", "TF32 is a number format of NVIDIA's tensor cores, which a CPU has not"),
+        ("fp32+cudnn-benchmark", "cuDNN works on NVIDIA GPUs only"),
+        (
+            "fp32+reduce-overhead",
+            "CUDA graphs, by which reduce-overhead reduces it, do not exist on a CPU",
+        ),
+    ],
+)
+def test_a_cpu_has_nothing_of_nvidias(variant: str, reason: str) -> None:
+    assert unsupported(Variant.parse(variant), CPU) == reason
+
+
+@pytest.mark.parametrize("mode", [Compile.DEFAULT, Compile.MAX_AUTOTUNE])
+def test_compiling_for_a_cpu_needs_a_compiler(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, mode: Compile
+) -> None:
+    variant = Variant(compile=mode)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    reason = "torch.compile needs a C++ compiler on a CPU, and there is no {!r}"
+    assert unsupported(variant, CPU) == reason.format("g++")
+    assert unsupported(Variant(), CPU) is None
+
+    compiler = tmp_path / "g++"
+    compiler.touch(mode=0o755)
+    assert unsupported(variant, CPU) is None
+    monkeypatch.setenv("CXX", "clang++-99")
+    assert unsupported(variant, CPU) == reason.format("clang++-99")
+    monkeypatch.setenv("CXX", str(compiler))
+    assert unsupported(variant, CPU) is None
+
+
+# Cards.
+
+
+def card(
+    monkeypatch: pytest.MonkeyPatch, name: str, capability: tuple[int, int], multiprocessors: int
+) -> None:
+    """A card as torch would describe it, with torch's own rules about it left in force."""
+    major, minor = capability
+    properties = SimpleNamespace(
+        name=name, major=major, minor=minor, multi_processor_count=multiprocessors
+    )
+    # What torch._inductor.utils.is_big_gpu asks for on NVIDIA's cards.
+    inductors = SimpleNamespace(
+        type="cuda", major=major, minor=minor, multi_processor_count=multiprocessors
+    )
+
+    def bf16(*, including_emulation: bool) -> bool:
+        return including_emulation or capability >= (8, 0)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", bf16)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    monkeypatch.setattr(DeviceProperties, "create", lambda device: inductors)
+    torch._inductor.utils.is_big_gpu.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def _forget_cards() -> None:
+    torch._inductor.utils.is_big_gpu.cache_clear()
+
+
+CARDS = {
+    "Tesla V100": ((7, 0), 80),
+    "Tesla T4": ((7, 5), 40),
+    "A100": ((8, 0), 108),
+    "RTX 3060 Ti": ((8, 6), 38),
+    "RTX 4070": ((8, 9), 46),
+}
+REFUSED = {
+    ("Tesla V100", "tf32"): "Tesla V100 has no TF32, which came with compute capability 8.0",
+    ("Tesla V100", "bf16"): "Tesla V100 has no bf16 arithmetic, and would emulate it",
+    ("Tesla T4", "tf32"): "Tesla T4 has no TF32, which came with compute capability 8.0",
+    ("Tesla T4", "bf16"): "Tesla T4 has no bf16 arithmetic, and would emulate it",
+    **{
+        (name, "fp32+max-autotune"): f"{name} has {count} multiprocessors, too few for Inductor to "
+        "tune matrix products and convolutions"
+        for name, (_, count) in CARDS.items()
+        if count < 68
+    },
+}
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [
+        "fp32",
+        "tf32",
+        "fp16",
+        "bf16",
+        "fp32+compile",
+        "fp32+reduce-overhead",
+        "fp32+max-autotune",
+        "fp32+channels_last+fused+blocks+cudnn-benchmark",
+    ],
+)
+@pytest.mark.parametrize("name", CARDS)
+def test_a_card_refuses_what_it_lacks_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, name: str, variant: str
+) -> None:
+    card(monkeypatch, name, *CARDS[name])
+    assert unsupported(Variant.parse(variant), CUDA) == REFUSED.get((name, variant))
+
+
+@pytest.mark.gpu
+def test_a_card_from_ampere_on_can_do_every_precision() -> None:
+    able = torch.cuda.get_device_capability() >= (8, 0)
+    for precision in (Precision.TF32, Precision.BF16):
+        assert (unsupported(Variant(precision), CUDA) is None) == able
+    for variant in (Variant(), Variant(Precision.FP16), Variant(cudnn_benchmark=CudnnBenchmark.ON)):
+        assert unsupported(variant, CUDA) is None
