@@ -1,4 +1,4 @@
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -6,10 +6,16 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor, nn
+from torch._dynamo.backends.common import aot_autograd
+from torch._functorch._aot_autograd.utils import make_boxed_func
+from torch._inductor.decomposition import select_decomp_table
 from torch._subclasses import FakeTensorMode
+from torch.fx import GraphModule
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from unet.blocks import ConvBlock, DownBlock, UpBlock
+from tests.training import own_inductor_cache
+from unet import blocks
+from unet.blocks import ConvBlock, DownBlock, UpBlock, _Bilinear
 from unet.shape import UPSAMPLINGS
 
 HALVES = [torch.float16, torch.bfloat16]
@@ -150,3 +156,98 @@ def test_cuda_autocast_would_promote_but_the_block_does_not_let_it(
     assert output.dtype == dtype
     assert set(log.dtypes) == {"cat", f"upsample_{upsampling}2d"}
     assert all(seen == {dtype} for seen in log.dtypes.values())
+
+
+# Bilinear interpolation has a backward pass that is named, not derived.
+
+SIZES = [((4, 4), (8, 8)), ((3, 5), (7, 10)), ((1, 2), (3, 5)), ((5, 7), (5, 7))]
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("low", "high"), SIZES)
+def test_bilinear_is_torchs_bit_by_bit_in_both_directions(
+    low: tuple[int, int],
+    high: tuple[int, int],
+    dtype: torch.dtype,
+    memory_format: torch.memory_format,
+) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, *low, dtype=dtype).to(memory_format=memory_format).requires_grad_()
+    gradient = torch.randn(2, 3, *high, dtype=dtype).to(memory_format=memory_format)
+    ours, theirs = _Bilinear.apply(x, high), F.interpolate(x, high, mode="bilinear")
+    pairs = [(ours, theirs)]
+    pairs += zip(*(torch.autograd.grad(y, x, gradient) for y in (ours, theirs)), strict=True)
+    for mine, other in pairs:
+        assert torch.equal(mine, other)
+        assert mine.dtype == other.dtype == dtype
+        assert mine.stride() == other.stride()
+
+
+@pytest.mark.parametrize(("low", "high"), SIZES)
+def test_bilinears_gradient_is_that_of_finite_differences(
+    low: tuple[int, int], high: tuple[int, int]
+) -> None:
+    x = torch.rand(2, 2, *low, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: _Bilinear.apply(x, high), (x,))
+
+
+class Derived:
+    """Stands in for `_Bilinear`: what torch derives by itself."""
+
+    @staticmethod
+    def apply(x: Tensor, size: tuple[int, int]) -> Tensor:
+        return F.interpolate(x, size, mode="bilinear")
+
+
+def backward_operations() -> set[object]:
+    """What an UpBlock's backward pass calls as Inductor gets it, with Inductor's decompositions."""
+    called: set[object] = set()
+
+    def note(graph: GraphModule, inputs: Sequence[Tensor]) -> Any:
+        called.update(node.target for node in graph.graph.nodes)
+        return make_boxed_func(graph.forward)
+
+    backend = aot_autograd(
+        fw_compiler=lambda graph, inputs: make_boxed_func(graph.forward),
+        bw_compiler=note,
+        decompositions=select_decomp_table(),
+    )
+    torch._dynamo.reset()
+    compiled = torch.compile(UpBlock(4, 4, "bilinear"), backend=backend, fullgraph=True)
+    output = compiled(torch.rand(2, 4, 3, 5), torch.rand(2, 4, 7, 10))
+    torch.autograd.backward(output.sum())
+    return called
+
+
+def test_compiled_the_backward_is_torchs_own_and_would_not_be_by_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kernel = torch.ops.aten.upsample_bilinear2d_backward.default
+    assert kernel in backward_operations()
+    monkeypatch.setattr(blocks, "_Bilinear", Derived)
+    assert kernel not in backward_operations(), "torch has mended it: _Bilinear may go"
+
+
+def test_compiled_bilinear_gives_eagers_values_and_gradient(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 5, 7, requires_grad=True)
+    gradient = torch.randn(2, 3, 11, 14)
+    expected = F.interpolate(x, (11, 14), mode="bilinear")
+    (expected_gradient,) = torch.autograd.grad(expected, x, gradient)
+
+    @torch.compile(fullgraph=True)
+    def interpolate(x: Tensor) -> Tensor:
+        # With something on both sides that Inductor may fuse with it.
+        found: Tensor = _Bilinear.apply(x * 2, (11, 14)) / 2
+        return found
+
+    with own_inductor_cache(tmp_path_factory):
+        torch._dynamo.reset()
+        found = interpolate(x)
+        (found_gradient,) = torch.autograd.grad(found, x, gradient)
+    # Inductor computes the forward pass itself: four products, added in an order of its own.
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    assert torch.equal(found_gradient, expected_gradient)  # doubling and halving are exact
