@@ -42,7 +42,10 @@ def test_a_line_stands_alone(tmp_path: Path) -> None:
 
 
 def test_the_key_is_stable_and_tells_all_that_was_asked_apart() -> None:
-    trial = toy_trial()
+    trial = toy_trial(
+        axes={"fault": "none", "flavor": "plain"},
+        settings={"size": 64, "sleep_ms": 1, "oom_from": 1},
+    )
     assert trial.key == "858b70d888915ad2"
     assert replace(trial, variant="another name for the same").key == trial.key
     changes: list[dict[str, Any]] = [
