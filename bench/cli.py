@@ -185,7 +185,8 @@ def _plan(options: Namespace) -> int:
     rows = _rows_there(options.out)
     device, budget_bytes = asked.one("device"), asked.budget_bytes or DEFAULT_BUDGET_BYTES
     if rows:  # what is there says what "auto" was, and how much memory there was
-        device = rows[0].trial.device
+        if device == "auto" or rows[0].trial.device.startswith(device):
+            device = rows[0].trial.device
         budget_bytes = asked.budget_bytes or rows[0].trial.budget_bytes
     trials = asked.trials(device, budget_bytes)
     if options.json:

@@ -15,6 +15,7 @@ class Compilation:
         cache_hits: Compiled graphs that were found on disk; forward and backward count apart.
         cache_misses: Those that were not.
         cudagraph_skips: Graphs that were to run as CUDA graphs and do not.
+        cudagraph_inputs: Inputs of CUDA graphs that were recorded: 0 means that there are none.
     """
 
     graphs: int
@@ -23,14 +24,11 @@ class Compilation:
     cache_hits: int
     cache_misses: int
     cudagraph_skips: int
+    cudagraph_inputs: int
 
     @classmethod
-    def now(cls, device_type: str) -> "Compilation":
-        """The counts up to now.
-
-        Args:
-            device_type: Where the graphs run; on a `cpu` there are no CUDA graphs to skip.
-        """
+    def now(cls) -> "Compilation":
+        """The counts up to now."""
         # Takes a second, which only compiled trials need.
         from torch._dynamo.utils import counters, get_compilation_metrics
 
@@ -42,17 +40,18 @@ class Compilation:
             recompilations=[reason for reason in reasons if reason is not None],
             cache_hits=inductor["fxgraph_cache_hit"],
             cache_misses=inductor["fxgraph_cache_miss"],
-            cudagraph_skips=inductor["cudagraph_skips"] if device_type == "cuda" else 0,
+            cudagraph_skips=inductor["cudagraph_skips"],
+            cudagraph_inputs=inductor["cudagraph_recorded_non_static_inputs"],
         )
 
     def events_since(self, before: "Compilation") -> int:
-        """How often something was given up or compiled again, or else for the first time.
+        """How often a graph was compiled, for the first time or again, given up, or recorded.
 
-        None of it belongs into a measurement. A graph that is compiled again is one event.
+        None of it belongs into a measurement.
         """
-        again = len(self.recompilations) - len(before.recompilations)
         breaks = len(self.graph_breaks) - len(before.graph_breaks)
-        return again + breaks or self.graphs - before.graphs
+        recorded = self.cudagraph_inputs > before.cudagraph_inputs
+        return self.graphs - before.graphs + breaks + recorded
 
     def to_json(self) -> dict[str, Any]:
         """The counts by name."""

@@ -22,7 +22,7 @@ class Reading:
 
     Attributes:
         step: Training steps that have begun, of `Trial.steps`.
-        images_per_s: Since the last reading that saw another step.
+        images_per_s: Since the phase began.
         memory_bytes: Anonymous resident memory of the process tree; on a GPU what it has in use.
         utilization_percent: Of the allowed cores since the last reading; on a GPU NVML's figure.
     """

@@ -145,6 +145,7 @@ class Runner:
         listener: Listener,
         *,
         compiled: bool,
+        again: bool = False,
     ) -> TrialResult:
         """Runs a trial to its end, whatever end that is.
 
@@ -158,6 +159,7 @@ class Runner:
             stop: Ends the trial when requested.
             listener: Hears how it goes.
             compiled: Whether the trial is of a compiled variant.
+            again: Whether another round of the same cell is to come, which finds the cache filled.
         """
         cache = Path(self._folder.name) / dataclasses.replace(trial, round=0).key
         request = {
@@ -170,22 +172,18 @@ class Runner:
             "compile_cache": str(cache) if compiled else None,
         }
         watch = partial(_Watch, trial, gpu_uuid, self._board, listener)
-        cold: TrialResult | None = None
-        if compiled and not cache.exists():
+        try:
+            if not compiled or cache.exists():
+                return self._attempt("bench.worker:run", request, watch(), stop)
             cold = self._attempt("bench.worker:compile_cold", request, watch(), stop)
             if cold.status is not Status.OK:
-                shutil.rmtree(cache, ignore_errors=True)  # what is half made is not warm
+                again = False  # what is half made is not warm
                 return cold
-        result = self._attempt("bench.worker:run", request, watch(), stop)
-        if result.compilation:
-            steps = [sum(phases) for phases in cold.step_phase_s] if cold else None
-            result.compilation["cold_step_s"] = steps
-        if cold:
-            result.started_at = cold.started_at
-            result.phase_at_s = cold.phase_at_s | result.phase_at_s
-            result.parent_phase_at_s = cold.parent_phase_at_s | result.parent_phase_at_s
-            result.duration_s = (result.duration_s or 0.0) + (cold.duration_s or 0.0)
-        return result
+            shutil.rmtree(cache / "tmp")
+            return _joined(cold, self._attempt("bench.worker:run", request, watch(), stop))
+        finally:
+            if not again:
+                shutil.rmtree(cache, ignore_errors=True)
 
     def _attempt(
         self, entry: str, request: dict[str, Any], watch: "_Watch", stop: StopRequest
@@ -339,6 +337,17 @@ class _Watch:
             # The last but one may be of this very moment, taken when a phase began.
             percent = cpu_percent(self.samples[-3:][0], now, cpus_allowed())
         return Reading(step, images_per_s, _number(memory), _number(percent))
+
+
+def _joined(cold: TrialResult, result: TrialResult) -> TrialResult:
+    """A trial's result with what was found when it was compiled before."""
+    if result.compilation:
+        result.compilation["cold_step_s"] = [sum(phases) for phases in cold.step_phase_s]
+    result.started_at = cold.started_at
+    result.phase_at_s = cold.phase_at_s | result.phase_at_s
+    result.parent_phase_at_s = cold.parent_phase_at_s | result.parent_phase_at_s
+    result.duration_s = (result.duration_s or 0.0) + (cold.duration_s or 0.0)
+    return result
 
 
 def _number(value: float | str | None) -> float | None:

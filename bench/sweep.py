@@ -138,7 +138,10 @@ def run(plan: Plan, observer: Observer) -> bool:
                 if result is None:
                     compiled = spec.workload.compiles(trial.axes)
                     ready = _data_of(trial, data)
-                    result = runner.run(trial, ready, gpu_uuid, stop, observer, compiled=compiled)
+                    again = trial.round + 1 < spec.one("rounds")
+                    result = runner.run(
+                        trial, ready, gpu_uuid, stop, observer, compiled=compiled, again=again
+                    )
                 if before is not None and before.result.implied_by == result.implied_by is not None:
                     row = before  # its ground was tried again, and stands
                 else:
@@ -249,7 +252,8 @@ def _supported(spec: SweepSpec, runner: Runner, device: str, observer: Observer)
         axes for name, axes in zip(names, spec.variants, strict=True) if name not in reasons
     )
     if not variants:
-        raise ValueError(f"unsupported 'skip': {device} can do none of the variants")
+        reason = next(iter(reasons.values()))
+        raise ValueError(f"unsupported 'skip': {device} can do none of the variants: {reason}")
     return dataclasses.replace(spec, variants=variants)
 
 

@@ -129,8 +129,9 @@ class TrialResult:
         compilation: Of a compiled variant: `cold_step_s` (times of the steps before the window in a
             process of their own that found an empty cache; `None` where the cache was warm from an
             earlier round), `graphs`, `cache_hits`, `cache_misses`, `graph_breaks` and
-            `recompilations` (their reasons, one each), `in_window` (how many of those two fell into
-            the measured window), `cudagraph_skips`.
+            `recompilations` (their reasons, one each), `cudagraph_skips`, `cudagraph_inputs`, and
+            `in_window` (see `bench.compilation.Compilation.events_since`: what of all that fell
+            into the measured window).
     """
 
     status: Status

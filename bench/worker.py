@@ -7,6 +7,7 @@ whenever one begins, and at the end one `result`.
 import json
 import os
 import random
+import tempfile
 import time
 import traceback
 from collections.abc import Iterator
@@ -223,7 +224,7 @@ def _train(
     if not cold:
         events.begin("building")
     if compile_cache:
-        _use_compile_cache(compile_cache, workers=cold)
+        _use_compile_cache(Path(compile_cache), cold=cold)
     random.seed(trial.seed)
     np.random.seed(trial.seed)  # noqa: NPY002 (a workload of others may use the global one)
     torch.manual_seed(trial.seed)
@@ -251,16 +252,26 @@ def _train(
     phases = {0: "first_step", 1: "warming_up", first: "measuring", last: "training"}
     compilations: dict[str, Compilation] = {}
 
+    def enter(phase: str) -> None:
+        """Notes what belongs to the phase that ends; its end is no part of the measured window."""
+        clock.synchronize()
+        ends_window = phase == "training"
+        if ends_window:
+            events.begin(phase)
+            result.memory.update(budget.peak())
+        if compile_cache:
+            compilations[phase] = Compilation.now()
+        if not ends_window:
+            events.begin(phase)
+
     for step, indices in enumerate(batches):
-        if step in phases and not cold:
+        if step == 1 and not cold:
             clock.synchronize()
-            if compile_cache:
-                compilations[phases[step]] = Compilation.now(device.type)
-            if step == 1:
-                peaks = budget.peak()
-                result.memory.update({f"first_step_{name}": peaks[name] for name in peaks})
-                budget.reset_peak()
-            events.begin(phases[step])
+            peaks = budget.peak()
+            result.memory.update({f"first_step_{name}": peaks[name] for name in peaks})
+            budget.reset_peak()
+        if step in phases and not cold:
+            enter(phases[step])
         board.begin(step + 1)
         if step == 0:
             clock.mark()
@@ -273,24 +284,22 @@ def _train(
         task.optimize(step / max(1, len(batches) - 1))
         losses[step].copy_(loss.detach())
         clock.mark()
-    clock.synchronize()
-    if compile_cache:
-        done = Compilation.now(device.type)
-        if not done.graphs:
-            raise RuntimeError("asked to compile, the network ran eagerly: no graph was compiled")
-        result.compilation = done.to_json()
+    if last == len(batches) and not cold:
+        enter("training")
     intervals = clock.intervals_s()
     width = len(PHASES)
     result.step_phase_s = [intervals[i : i + width] for i in range(0, len(intervals), width)]
+    if compile_cache:
+        done = Compilation.now()
+        if not done.graphs:
+            raise RuntimeError("asked to compile, the network ran eagerly: no graph was compiled")
+        result.compilation = {"cold_step_s": None} | done.to_json()
     if cold:
         return
     if compile_cache:
-        before, after = compilations["measuring"], compilations.get("training", done)
-        result.compilation["in_window"] = after.events_since(before)
-    if last == len(batches):
-        events.begin("training")
+        in_window = compilations["training"].events_since(compilations["measuring"])
+        result.compilation["in_window"] = in_window
     events.begin("evaluating")
-    result.memory.update(budget.peak())
     values = losses.tolist()
     result.losses = [value if np.isfinite(value) else None for value in values]
     if None in result.losses:
@@ -305,16 +314,22 @@ def _train(
         result.quality = {}
 
 
-def _use_compile_cache(folder: str, *, workers: bool) -> None:
+def _use_compile_cache(folder: Path, *, cold: bool) -> None:
     """Lets torch.compile keep what it makes in a folder that belongs to one cell of the table.
 
     Args:
         folder: Where; made when needed.
-        workers: Whether it may start processes that help it. They would stay, beside the trial.
+        cold: Whether this process compiles for the first time. Then it may start others that help,
+            which would stay beside a trial that is measured; and what torch keeps for all that it
+            compiles, such as precompiled headers, is made anew in `folder`/tmp.
     """
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
-    os.environ["TRITON_CACHE_DIR"] = str(Path(folder) / "triton")
-    if not workers:
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
+    os.environ["TRITON_CACHE_DIR"] = str(folder / "triton")
+    if cold:
+        own = folder / "tmp"
+        own.mkdir(parents=True)
+        os.environ["TMPDIR"] = tempfile.tempdir = str(own)
+    else:
         import torch._inductor.config  # takes a second, which only compiled trials need
 
         torch._inductor.config.compile_threads = 1
@@ -349,5 +364,6 @@ def measured_until(trial: Trial) -> int:
 
 
 def _one_line(error: BaseException) -> str:
+    error = getattr(error, "inner_exception", error)  # torch.compile's own says nothing
     first = (str(error).strip().splitlines() or [""])[0]
     return f"{type(error).__name__}: {first}" if first else type(error).__name__

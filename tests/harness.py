@@ -136,7 +136,7 @@ def run_toy(
     with contextlib.ExitStack() as stack:
         stop = stop or stack.enter_context(StopRequest())
         compiled = Toy().compiles(trial.axes)
-        return runner.run(trial, TOY_DATA, None, stop, listener, compiled=compiled)
+        return runner.run(trial, TOY_DATA, None, stop, listener, compiled=compiled, again=True)
 
 
 def row_of(

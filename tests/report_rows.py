@@ -259,7 +259,8 @@ def timed(
     if axes_of(variant)["compile"] != "eager":
         cold = None if cold_s is None else [cold_s - 2 + step_s, 2 + step_s]
         compilation = {"cold_step_s": cold, "graph_breaks": [], "recompilations": []}
-        compilation |= {"in_window": 0, "cudagraph_skips": 0, **(found or {})}
+        compilation |= {"cache_hits": 2, "cache_misses": 0, "in_window": 0, "cudagraph_skips": 0}
+        compilation |= found or {}
     result = measured(
         rate,
         batch_size,

@@ -53,11 +53,9 @@ def test_published_rows_come_from_committed_code(folder: Path) -> None:
 
 
 def readme_is_current(root: Path) -> bool:
-    command = [sys.executable, root / ".ci/readme.py", "--check"]
-    return (
-        subprocess.run(command, check=False, env={**os.environ, "PYTHONPATH": str(root)}).returncode
-        == 0
-    )
+    command = [sys.executable, str(root / ".ci/readme.py"), "--check"]
+    environ = {**os.environ, "PYTHONPATH": str(root)}
+    return subprocess.run(command, check=False, env=environ).returncode == 0
 
 
 def test_the_readme_shows_the_tables_that_its_commands_give(tmp_path: Path) -> None:

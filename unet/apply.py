@@ -37,6 +37,7 @@ _CPU_ARITHMETIC: Final = {
     Precision.FP16: ("avx512_fp16", "amx_fp16", "fp16_arith"),
     Precision.BF16: ("avx512_bf16", "amx_bf16", "bf16"),
 }
+_VOLTA: Final = (7, 0)
 _AMPERE: Final = (8, 0)
 
 
@@ -130,6 +131,12 @@ def _unsupported_on_cuda(variant: Variant, device: torch.device) -> str | None:
         with torch.cuda.device(device):
             if not torch.cuda.is_bf16_supported(including_emulation=False):
                 return f"{card.name} has no bf16 arithmetic, and would emulate it"
+    if variant.compile is not Compile.EAGER:
+        if (card.major, card.minor) < _VOLTA:
+            return f"{card.name} is too old for Triton, which needs compute capability 7.0"
+        compilers = (os.environ.get("CC"), "gcc", "clang")
+        if not any(compiler and shutil.which(compiler) for compiler in compilers):
+            return "torch.compile needs a C compiler for Triton, and there is no gcc or clang"
     if variant.compile is Compile.MAX_AUTOTUNE and not _tunes_kernels(device):
         return (
             f"{card.name} has {card.multi_processor_count} multiprocessors, too few for Inductor "
@@ -164,7 +171,15 @@ def apply_variant(model: UNet, variant: Variant, device: torch.device) -> Networ
     if variant.compile is Compile.EAGER:
         return model
     mode = _COMPILE_MODE[variant.compile]
+    if variant.compile is Compile.MAX_AUTOTUNE and not uses_cuda_graphs(variant, device):
+        mode += "-no-cudagraphs"  # else torch counts them as asked for and skipped
     return torch.compile(model, mode=mode, fullgraph=True, dynamic=False)
+
+
+def uses_cuda_graphs(variant: Variant, device: torch.device) -> bool:
+    """Whether the network is to run as CUDA graphs, which keep their memory while they live."""
+    modes = (Compile.REDUCE_OVERHEAD, Compile.MAX_AUTOTUNE)
+    return device.type == "cuda" and variant.compile in modes
 
 
 def make_optimizer(model: nn.Module, variant: Variant, learning_rate: float) -> torch.optim.Adam:
@@ -189,7 +204,7 @@ def to_input(batch: Tensor, variant: Variant) -> Tensor:
 
 
 def autocast(variant: Variant, device: torch.device) -> torch.autocast:
-    """A context for the forward pass and the loss; it does nothing for fp32 and TF32."""
+    """A context for the forward pass; it does nothing for fp32 and TF32."""
     dtype = _AUTOCAST_DTYPE.get(variant.precision)
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
 

@@ -50,6 +50,9 @@ class _Bilinear(torch.autograd.Function):
     Compiled, torch would derive the backward pass from the forward's formula: a scatter, which on a
     CPU took more of a training step than all convolutions' forward passes together. So the backward
     is named here. It is the one that eager torch runs, so that results are the same bits.
+
+    The price: torch does not keep the traced graph of such a function on disk, and traces it again,
+    for about a second, where it finds all else compiled.
     """
 
     @staticmethod

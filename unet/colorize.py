@@ -17,6 +17,7 @@ from unet.apply import (
     make_optimizer,
     set_flags,
     to_input,
+    uses_cuda_graphs,
 )
 from unet.apply import unsupported as variant_unsupported
 from unet.model import UNet, UNetConfig
@@ -108,8 +109,11 @@ class ColorizationTask:
         A smaller batch, as the last of a run may be, goes through the eager network: the compiled
         one would be compiled anew for it.
         """
-        whole = len(batch.lightness) == self.batch_size
-        prediction = self._predict(batch, self.network if whole else self.model)
+        network: Network = self.network
+        if len(batch.lightness) < self.batch_size:
+            self._end_cuda_graphs()
+            network = self.model
+        prediction = self._predict(batch, network)
         return nn.functional.mse_loss(prediction, batch.ab / AB_SCALE)
 
     def backward(self, loss: Tensor) -> None:
@@ -139,6 +143,7 @@ class ColorizationTask:
             for two predictions without a network: `grey_mse` (ab = 0) and `mean_color_mse` (the
             training set's mean ab).
         """
+        self._end_cuda_graphs()
         self.model.eval()
         mean = self._mean_ab()
         sums = torch.zeros(3, dtype=torch.float64, device=self.device)
@@ -149,6 +154,19 @@ class ColorizationTask:
             sums += torch.stack([error.square().mean(dim=(1, 2, 3)).sum() for error in errors])
         final, grey, mean_color = (sums / len(self.validation)).tolist()
         return {"final_mse": final, "grey_mse": grey, "mean_color_mse": mean_color}
+
+    def _end_cuda_graphs(self) -> None:
+        """Lets go of what CUDA graphs hold, so that it is there for what runs eagerly after them.
+
+        Raises:
+            RuntimeError: There should be graphs, and torch has recorded none.
+        """
+        if not uses_cuda_graphs(self.variant, self.device):
+            return
+        if not torch._dynamo.utils.counters["inductor"]["cudagraph_recorded_non_static_inputs"]:
+            raise RuntimeError("asked for CUDA graphs, the network ran without: none was recorded")
+        torch.compiler.reset()
+        torch.cuda.empty_cache()
 
     def _batch(self, frames: np.ndarray) -> Batch:
         pixels = torch.from_numpy(self.frames[frames])

@@ -16,6 +16,7 @@ REASONS = ("graph_break_reasons", "recompilation_reasons")
 
 IN_WINDOW = "compiled inside the measured window"
 SKIPPED = "CUDA graphs skipped"
+NOT_WARM = "compile cache not used"
 
 ABSENT: dict[str, Any] = {**dict.fromkeys((*SECONDS, *COUNTS, *REASONS)), "flags": ""}
 """What an eager row has in these columns, or one that did not end well."""
@@ -30,7 +31,9 @@ def of_row(row: Row) -> dict[str, Any]:
     step_s = median(steps_s[slice(*row.result.window)])
     breaks, again = found.get("graph_breaks", []), found.get("recompilations", [])
     in_window, skips = found.get("in_window", 0), found.get("cudagraph_skips", 0)
-    flags = [words for words, count in ((IN_WINDOW, in_window), (SKIPPED, skips)) if count]
+    not_warm = found.get("cache_misses", 0) or not found.get("cache_hits", 0)
+    occurred = ((IN_WINDOW, in_window), (SKIPPED, skips), (NOT_WARM, not_warm))
+    flags = [words for words, count in occurred if count]
     cold_s = found.get("cold_step_s")
     return {
         "cold_compile_s": None if cold_s is None else _beyond(cold_s, step_s),
