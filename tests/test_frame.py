@@ -11,6 +11,7 @@ from bench.journal import FILE_NAME, Row
 from bench.report.frame import cell_frame, reproduce, trial_frame
 from bench.report.tables import notes
 from bench.trial import Scalar, Status, Trial
+from tests import toy
 from tests.report_rows import (
     CUDA,
     GIB,
@@ -294,8 +295,8 @@ FULL: dict[str, Scalar] = {
 
 TOY: dict[str, Any] = {
     "workload": "tests.toy:TOY",
-    "settings": {"size": 50, "sleep_ms": 2, "oom_from": 9},
-    "axes": {"fault": "raise", "flavor": "sweet"},
+    "settings": {**toy.TOY.settings, "size": 50, "sleep_ms": 2, "oom_from": 9},
+    "axes": toy.TOY.parse_variant("raise+sweet"),
     "variant": "raise+sweet",
 }
 

@@ -24,7 +24,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     }
     result = TrialResult(Status.OK, duration_s=0.1)
     monkeypatch.setattr(Runner, "ask", lambda self, entry, request: copy.deepcopy(answers[entry]))
-    monkeypatch.setattr(Runner, "run", lambda self, *asked, compiled: result)
+    monkeypatch.setattr(Runner, "run", lambda self, *asked, **told: result)
 
 
 # Time.
@@ -121,7 +121,8 @@ def test_a_sweep_of_nothing_that_is_supported_is_a_mistake(tmp_path: Path) -> No
         "unsupported": "skip",
     }
     recorder = Recorder()
-    with pytest.raises(ValueError, match=r"^unsupported 'skip': cpu can do none of the variants$"):
+    expected = "^unsupported 'skip': cpu can do none of the variants: cpu cannot do this$"
+    with pytest.raises(ValueError, match=expected):
         sweep.run(toy_plan(tmp_path / "out", **values), recorder)
     assert recorder.rows == []
     assert not (tmp_path / "out").exists()
