@@ -14,7 +14,7 @@ from torch._dynamo.utils import counters
 from bench.trial import Scalar, Trial
 from bench.worker import sample_batches
 from kernels.lab import lab_to_rgb
-from tests.training import own_inductor_cache
+from tests.training import one_thread, own_inductor_cache
 from unet import colorize
 from unet.colorize import AB_SCALE, L_CENTER, L_SCALE, Batch, ColorizationTask, learning_rate
 from unet.frames import FrameSet
@@ -29,6 +29,13 @@ SETTINGS: Mapping[str, Scalar] = {
 }
 SAMPLES, BATCH_SIZE = 480, 4
 TRAIN, HELD = split(SETTINGS, 600)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    # On a busy machine, threads that wait for each other take ten times as long as one alone.
+    with one_thread():
+        yield
 
 
 @cache

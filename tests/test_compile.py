@@ -143,7 +143,7 @@ def test_compiled_statistics_are_updated_once_a_step(variant: Variant) -> None:
 @pytest.mark.parametrize("variant", RECOMPUTING, ids=lambda variant: variant.name)
 def test_compiled_checkpointing_shrinks_what_is_kept_for_the_backward(variant: Variant) -> None:
     kept = compiled(variant).saved_bytes
-    assert compiled(without_checkpointing(variant)).saved_bytes > 3 * kept
+    assert compiled(without_checkpointing(variant)).saved_bytes > 2.5 * kept
 
 
 def test_compiled_too_every_block_keeps_less_than_the_upper_half_of_the_levels() -> None:
