@@ -1,7 +1,8 @@
 """Compiled variants against plain fp32, in one graph that is compiled once.
 
 A compilation takes 5 to 10 s of two cores, nearly all of it the C++ compiler's, so that a CPU
-compiles networks with one level (which has a block of each kind) and these variants only:
+compiles networks with one level (which has a block of each kind), and, without `-m slow`, these
+variants only:
 
 - either precision a CPU may compute in, with every checkpointing that fp32 has: the blocks are cut
   at the same places in bf16, where one of them shows it;
@@ -48,6 +49,18 @@ ON_CPU = [
         "fp32+max-autotune",
     )
 ]
+EVERY_ON_CPU = [
+    pytest.param(variant, marks=() if variant in ON_CPU else pytest.mark.slow, id=variant.name)
+    for variant in (
+        Variant(precision, memory_format, compile=mode, checkpointing=checkpointing)
+        for precision, memory_format, mode, checkpointing in itertools.product(
+            (Precision.FP32, Precision.BF16),
+            MemoryFormat,
+            (Compile.DEFAULT, Compile.MAX_AUTOTUNE),
+            Checkpointing,
+        )
+    )
+]
 ON_CUDA = [
     Variant(precision, memory_format, compile=mode, checkpointing=checkpointing)
     for precision, memory_format, mode, checkpointing in itertools.product(
@@ -86,13 +99,13 @@ def compiled(variant: Variant) -> CompiledRuns:
     return compiled_runs(variant, CPU, DEPTH)
 
 
-@pytest.mark.parametrize("variant", ON_CPU, ids=lambda variant: variant.name)
+@pytest.mark.parametrize("variant", EVERY_ON_CPU)
 def test_a_compiled_variant_trains_as_plain_fp32_does(variant: Variant) -> None:
     found = worst_of(compiled(variant).runs, plain_runs(CPU, DEPTH))
     assert not beyond(found, limits(variant, CPU)), found
 
 
-@pytest.mark.parametrize("variant", ON_CPU, ids=lambda variant: variant.name)
+@pytest.mark.parametrize("variant", EVERY_ON_CPU)
 def test_it_is_one_graph_without_a_break_compiled_once(variant: Variant) -> None:
     # Compiling again, in any step of any seed, would have been an error.
     found = compiled(variant)

@@ -11,6 +11,7 @@ from bench.report.tables import to_markdown
 from bench.trial import Status
 from tests.displays import Clock, Stage, failed, measured, reading, trials
 from tests.harness import BUDGET_BYTES, toy_trial
+from tests.toy import SETTINGS
 
 
 @pytest.fixture
@@ -123,7 +124,7 @@ def test_rows_show_the_figures_of_the_final_table(stage: Stage) -> None:
 
 def test_the_fastest_row_is_marked(stage: Stage) -> None:
     a, b, c, d = trials(4)
-    other = toy_trial(settings={"size": 128, "sleep_ms": 1, "oom_from": 1}, batch_size=9)
+    other = toy_trial(settings={**SETTINGS, "size": 128}, batch_size=9)
     rows = [measured(a, 10.0), measured(b, 30.0), measured(c, 20.0), failed(d), measured(other, 5)]
     stage.display.begin([], rows)
     marked = [
