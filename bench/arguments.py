@@ -75,7 +75,7 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
 
     command = add("trial", "Measure one cell")
     command.add_argument("variant", metavar="VARIANT", help="for instance bf16+channels_last")
-    command.add_argument("--batch-size", metavar="N", required=True)
+    command.add_argument("--batch-size", metavar="N", required=True, help="images per step")
     _add_values(command)
     _add_running(command)
     command.add_argument("--json", action="store_true", help="the table as JSON")
@@ -86,7 +86,9 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
     command.add_argument("--view", metavar="NAME", help="compiled-vs-eager, amp or ladder")
     for unit, words in (("images", "training images"), ("epochs", "passes over the training set")):
         command.add_argument(
-            f"--{unit}", metavar="N", help=f"length of the run that compiling shall pay in: {words}"
+            f"--{unit}",
+            metavar="N",
+            help=f"with --view compiled-vs-eager: what is done sooner in N {words}",
         )
     return parser, commands
 
@@ -110,7 +112,7 @@ def _add_values(command: Parser) -> None:
         metavar="NAME=V1,V2",
         action="append",
         default=[],
-        help="values of an axis or a setting; may be repeated",
+        help="values of any name that a TOML file may hold; may be repeated",
     )
     command.add_argument(
         "--data", metavar="DIR", help="a folder of frames to train on (default: the rendered drive)"
@@ -121,7 +123,11 @@ def _add_values(command: Parser) -> None:
         help="go on without those frames of --data that cannot be read",
     )
     command.add_argument("--device", help="cpu, cuda or cuda:N (default: the best one there is)")
-    command.add_argument("--budget", metavar="SIZE", help="memory budget (default: 8GiB)")
+    command.add_argument(
+        "--budget",
+        metavar="SIZE",
+        help="memory budget, such as 6GiB (default: 8GiB, less if less is free)",
+    )
 
 
 def _add_running(command: Parser) -> None:

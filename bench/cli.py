@@ -79,10 +79,12 @@ def _sweep(options: Namespace) -> int:
 def _trial(options: Namespace) -> int:
     overrides = arguments.overrides(options)
     if any(text.startswith("batch_size=") for text in options.sets):
-        raise ValueError("--set batch_size: expected --batch-size of one trial")
+        raise ValueError("--set batch_size: expected once, as --batch-size")
     asked = spec.load(None, overrides | {"variants": [options.variant]})
     if asked.variants != (asked.workload.parse_variant(options.variant),):
-        raise ValueError(f"--set: the axes are those of {options.variant}; see `sweep` for others")
+        raise ValueError(
+            f"--set: expected no axes beside the variant {options.variant!r}, which names them all"
+        )
     if (cells := len(asked.trials("cpu", 1)) // asked.one("rounds")) > 1:
         raise ValueError(f"--set: expected one cell, got {cells}; see `sweep` for more")
     rows, code = _measure(options, asked, "trial")
@@ -189,6 +191,8 @@ def _plan(options: Namespace) -> int:
             device = rows[0].trial.device
         budget_bytes = asked.budget_bytes or rows[0].trial.budget_bytes
     trials = asked.trials(device, budget_bytes)
+    if rows:
+        journal.check_same_question(rows[0].trial, trials[0], options.out)
     if options.json:
         for trial in trials:
             sys.stdout.write(json.dumps({"key": trial.key, **trial.to_json()}) + "\n")

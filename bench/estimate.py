@@ -54,7 +54,7 @@ class Durations:
 
         The same cell in another round knows best, and has its compiled code already; then the same
         variant at the nearest other batch size; then the variants most like it at the same batch
-        size; then those most like it of whatever has run.
+        size; then those most like it. What ran at other settings knows nothing.
         """
         experiment, size = _experiment(trial), trial.batch_size
         if ended_s := self._ended_s.get((experiment, size)):
@@ -69,7 +69,7 @@ class Durations:
             return run_s * self._ratio(experiment[1], size, nearest) + compile_s
         at_settings = [cell for cell in self._ran_s if cell[0][1] == experiment[1]]
         at_size = [cell for cell in at_settings if cell[1] == size]
-        cells = at_size or at_settings or list(self._ran_s)
+        cells = at_size or at_settings
         if not cells:
             return None
         # Those that differ least know best: a compiled variant takes after compiled ones.

@@ -62,9 +62,10 @@ class JsonDisplay:
     def __enter__(self) -> "JsonDisplay":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         done, total = len(self._rows), len(self._rows) + len(self._to_do)
-        self.send("end", done=done, total=total, complete=not self._to_do)
+        complete = kind is None and bool(self._rows) and not self._to_do
+        self.send("end", done=done, total=total, complete=complete)
 
     def send(self, event: str, **fields: Any) -> None:
         """Writes an event of any name; of numbers that are not finite, null."""

@@ -110,11 +110,22 @@ def check_comparable(row: Row, other: Row, where: str) -> None:
     """
     there, here = row.circumstances, other.circumstances
     for name in there | here:
-        if there.get(name) != here.get(name):
-            raise ValueError(
-                f"{where}: {name} is {there.get(name)!r} there and {here.get(name)!r} here; "
-                "rows that cannot be compared need another folder (--out)"
-            )
+        _check_equal(name, there.get(name), here.get(name), where)
+
+
+def check_same_question(trial: Trial, other: Trial, where: str) -> None:
+    """As `check_comparable`, as far as it can be told before anything is measured."""
+    there, here = trial.to_json(), other.to_json()
+    for name in PER_FOLDER:
+        _check_equal(name, there[name], here[name], where)
+
+
+def _check_equal(name: str, there: object, here: object, where: str) -> None:
+    if there != here:
+        raise ValueError(
+            f"{where}: {name} is {there!r} there and {here!r} here; "
+            "rows that cannot be compared need another folder (--out)"
+        )
 
 
 def read(folder: Path) -> list[Row]:

@@ -80,7 +80,8 @@ class _UnderWay:
             return max(0.0, at_step_s - (now_s - self._read_s))
         if self._estimate_s is None:
             return None
-        return max(0.0, self._estimate_s - (now_s - self.began_s))
+        left_s = self._estimate_s - (now_s - self.began_s)
+        return left_s if left_s > 0 else None  # it was wrong
 
 
 class LiveDisplay:

@@ -142,8 +142,8 @@ def run(plan: Plan, observer: Observer) -> bool:
                     result = runner.run(
                         trial, ready, gpu_uuid, stop, observer, compiled=compiled, again=again
                     )
-                if before is not None and before.result.implied_by == result.implied_by is not None:
-                    row = before  # its ground was tried again, and stands
+                if before is not None and _stands(before.result, result):
+                    row = before
                 else:
                     row = row_of(trial, result)
                     journal.append(row)
@@ -159,20 +159,35 @@ def run(plan: Plan, observer: Observer) -> bool:
 
 
 class _TimeLimit:
-    """Lets a trial begin as long as it is expected to end in time; 0 seconds are no limit."""
+    """Lets a trial begin as long as it is expected to end in time; 0 seconds are no limit.
+
+    The first one may always begin, so that a sweep that is run again and again comes to its end.
+    """
 
     def __init__(self, limit_s: int) -> None:
         self.limit_s = limit_s
         self.left_out = 0
+        self._first = True
         self._began_s = time.monotonic()
 
     def allows(self, trial: Trial, rows: Iterable[Row]) -> bool:
-        if not self.limit_s:
+        if not self.limit_s or self._first:
+            self._first = False
             return True
         spent_s = time.monotonic() - self._began_s
         in_time = spent_s + (estimate_s(trial, rows) or 0.0) < self.limit_s
         self.left_out += not in_time
         return in_time
+
+
+def _stands(before: TrialResult, now: TrialResult) -> bool:
+    """Whether a trial that was not carried out has not been for the same reason as before."""
+    not_run = (Status.IMPLIED_OOM, Status.UNSUPPORTED)
+    return now.status in not_run and (before.status, before.reason, before.implied_by) == (
+        now.status,
+        now.reason,
+        now.implied_by,
+    )
 
 
 def implied_oom(trial: Trial, rows: Iterable[Row]) -> TrialResult | None:
@@ -206,9 +221,10 @@ def _earlier_rows(folder: Path) -> list[Row]:
 
 
 def _to_do(trials: list[Trial], journal: Journal, retry: frozenset[Status]) -> list[Trial]:
-    """The trials that are missing, interrupted, to be tried again, or implied by one that is."""
+    """Trials that are missing, have not run, shall run again, or are implied by one that does."""
     status = {key: row.result.status for key, row in journal.rows.items()}
-    again = {None, Status.INTERRUPTED, *retry}
+    # What was not supported may be by now (a compiler was installed), and is told in no time.
+    again = {None, Status.INTERRUPTED, Status.UNSUPPORTED, *retry}
     missing = {trial.key for trial in trials if status.get(trial.key) in again}
 
     def groundless(trial: Trial) -> bool:

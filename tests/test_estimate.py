@@ -70,7 +70,7 @@ def test_a_variant_that_never_ran_takes_what_others_take_at_its_batch_size() -> 
     assert estimate_s(trial("c", 4), rows) == 15.0
     assert estimate_s(trial("c", 4, size=128), rows) == 100.0
     assert estimate_s(trial("c", 16), rows) == pytest.approx(32 / 3)
-    assert estimate_s(trial("c", 4, size=256), rows) == pytest.approx(132 / 4)
+    assert estimate_s(trial("c", 4, size=256), rows) is None  # nothing ran at such a size
 
 
 @pytest.mark.parametrize("status", [Status.OOM, Status.UNSUPPORTED])

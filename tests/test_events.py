@@ -94,5 +94,5 @@ def test_events_come_at_once_and_a_reader_may_leave() -> None:
         os.close(reader)
         for _ in range(3):
             display.note("to nobody")
-        display.__exit__()
+        display.__exit__(None)
         stream.flush()  # as at the end of the program

@@ -152,3 +152,13 @@ def test_the_notes_of_the_data_are_told_once(tmp_path: Path) -> None:
     assert recorder.notes == ["2 samples cannot be read."]
     assert {row.workload["train_size"] for row in recorder.rows} == {62}
     assert len(recorder.rows) == 2
+
+
+def test_what_was_not_supported_is_asked_again_and_written_once(tmp_path: Path) -> None:
+    plan = toy_plan(tmp_path / "out", variants=["none", "unsupported"], batch_size=[4])
+    assert sweep.run(plan, Recorder())
+    before = lines_of(tmp_path / "out")
+    again = Recorder()
+    assert sweep.run(plan, again)
+    assert (again.began, again.ran()) == ((2, 1), ["unsupported b4"])
+    assert lines_of(tmp_path / "out") == before

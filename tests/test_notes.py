@@ -143,12 +143,23 @@ def test_one_round_is_warned_of_and_several_are_not() -> None:
 
 
 def test_a_row_measured_beside_something_else_is_told() -> None:
-    quiet, busy = good("fp32", 4, 8.0), good("bf16", 4, 8.0)
-    for asked, slowed in ((quiet, 1), (busy, 3)):
-        result = asked.result
-        first, last = result.window
-        step_s = (result.phase_at_s["training"] - result.phase_at_s["measuring"]) / (last - first)
-        result.step_phase_s = [[step_s / 4 / slowed] * 4 for _ in result.step_phase_s]
-    told = [note for note in notes(cell_frame([quiet, busy])) if "busy" in note]
-    assert len(told) == 1
-    assert told[0].startswith("bf16 b4: steps took 3.0x their median on average")
+    quiet, busy = good("fp32", 4, 8.0), good("bf16", 4, 9.0)
+    for asked, last_s in ((quiet, 0.5), (busy, 3.5)):
+        first, end = asked.result.window
+        asked.result.step_phase_s[first:end] = [
+            [0.0, step_s, 0.0, 0.0] for step_s in (0.5, 0.5, last_s)
+        ]
+    frame = cell_frame([quiet, busy])
+    told = [note for note in notes(frame) if note.startswith("bf16 b4")]
+    assert told == [
+        "bf16 b4: steps took 3.0x their median on average: something else ran beside it.",
+        "bf16 b4: flagged, never called fastest and compared with nothing: the machine was busy.",
+    ]
+    assert list(frame["fastest"]) == [True, False]  # though 9 is more than 8
+
+
+def test_a_plain_row_measured_beside_something_else_is_no_reference() -> None:
+    plain, other = good("fp32", 4, 8.0), good("bf16", 4, 9.0)
+    first, end = plain.result.window
+    plain.result.step_phase_s[first:end] = [[0.0, step_s, 0.0, 0.0] for step_s in (0.5, 0.5, 3.5)]
+    assert cell_frame([plain, other])["speedup"].isna().all()

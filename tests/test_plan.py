@@ -106,6 +106,17 @@ def test_a_plan_as_json_has_the_keys_of_the_rows(
     assert done < {json.loads(line)["key"] for line in lines}
 
 
+def test_a_plan_refuses_a_folder_that_the_sweep_would_refuse(
+    half_done: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        plan(half_done, half_done / "out", capsys, "--budget", "3GiB")
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert "budget_bytes is " in error
+    assert error.count("\n") == 1
+
+
 def test_json_events_are_all_there_is_on_stdout(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

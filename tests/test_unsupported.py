@@ -118,7 +118,7 @@ def test_of_this_cpu_it_says_what_the_kernel_says(precision: str) -> None:
         ("fp32+cudnn-benchmark", "cuDNN works on NVIDIA GPUs only"),
         (
             "fp32+reduce-overhead",
-            "CUDA graphs, by which reduce-overhead reduces it, do not exist on a CPU",
+            "reduce-overhead runs the network as CUDA graphs, which a CPU has not",
         ),
     ],
 )
@@ -133,7 +133,7 @@ def test_compiling_for_a_cpu_needs_a_compiler(
     variant = Variant(compile=mode)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
-    reason = "torch.compile needs a C++ compiler on a CPU, and there is no {!r}"
+    reason = "torch.compile needs a C++ compiler on a CPU, and there is no {!r} (CXX)"
     assert unsupported(variant, CPU) == reason.format("g++")
     assert unsupported(Variant(), CPU) is None
 
@@ -144,6 +144,16 @@ def test_compiling_for_a_cpu_needs_a_compiler(
     assert unsupported(variant, CPU) == reason.format("clang++-99")
     monkeypatch.setenv("CXX", str(compiler))
     assert unsupported(variant, CPU) is None
+
+
+@pytest.mark.parametrize("switch", ["TORCH_COMPILE_DISABLE", "TORCHDYNAMO_DISABLE"])
+def test_compiling_may_be_switched_off(monkeypatch: pytest.MonkeyPatch, switch: str) -> None:
+    monkeypatch.setenv(switch, "1")
+    reason = f"torch.compile is switched off by {switch}=1"
+    assert unsupported(Variant(compile=Compile.DEFAULT), CPU) == reason
+    assert unsupported(Variant(), CPU) is None
+    monkeypatch.setenv(switch, "0")
+    assert unsupported(Variant(compile=Compile.DEFAULT), CPU) is None
 
 
 # Cards.

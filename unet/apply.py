@@ -92,6 +92,10 @@ def unsupported(variant: Variant, device: torch.device) -> str | None:
     A number format that a device only emulates is not supported: its gradients come out right, but
     an order of magnitude later than fp32's (fp16 12 times on a CPU without fp16 arithmetic).
     """
+    if variant.compile is not Compile.EAGER:
+        for switch in ("TORCH_COMPILE_DISABLE", "TORCHDYNAMO_DISABLE"):
+            if os.environ.get(switch, "0") != "0":
+                return f"torch.compile is switched off by {switch}={os.environ[switch]}"
     if device.type == "cpu":
         return _unsupported_on_cpu(variant)
     if device.type != "cuda":
@@ -116,10 +120,10 @@ def _unsupported_on_cpu(variant: Variant) -> str | None:
     if variant.cudnn_benchmark is CudnnBenchmark.ON:
         return "cuDNN works on NVIDIA GPUs only"
     if variant.compile is Compile.REDUCE_OVERHEAD:
-        return "CUDA graphs, by which reduce-overhead reduces it, do not exist on a CPU"
+        return "reduce-overhead runs the network as CUDA graphs, which a CPU has not"
     compiler = os.environ.get("CXX", "g++")
     if variant.compile is not Compile.EAGER and shutil.which(compiler) is None:
-        return f"torch.compile needs a C++ compiler on a CPU, and there is no {compiler!r}"
+        return f"torch.compile needs a C++ compiler on a CPU, and there is no {compiler!r} (CXX)"
     return None
 
 

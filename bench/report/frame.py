@@ -27,6 +27,7 @@ CELL = ("variant", "batch_size", "settings", "seed")
 _MEDIAN = (
     "images_per_s",
     "step_ms",
+    "slowdown",
     *(f"{phase}_ms" for phase in PHASES),
     "first_step_ms",
     "start_s",
@@ -46,6 +47,11 @@ OUTSIDE_GIT = "outside git"
 _NVML_AVERAGES_S = 1.0
 """NVML's utilization is an average over the last 1/6 to 1 s, depending on the GPU; see
 `nvmlUtilization_t`. A sample speaks of what came before it, for so long."""
+
+BUSY = 1.25
+"""Mean step to median step beyond which something else ran beside a trial."""
+
+BUSY_FLAG = "the machine was busy"
 
 # What a cell is called when its rounds ended differently: the first of these that occurred.
 _WORST_FIRST = (
@@ -116,8 +122,11 @@ def _cell(group: pd.DataFrame, medians: Sequence[str]) -> Record:
     # A round that did not come so far knows nothing of the card.
     for name in ("memory_mode", "card_gib"):
         cell[name] = next(iter(group[name].dropna()), None)
+    told = compilation.of_rounds(good)
+    if cell["slowdown"] is not None and cell["slowdown"] > BUSY:
+        told["flags"] = "; ".join(filter(None, (told["flags"], BUSY_FLAG)))
     return cell | {
-        **compilation.of_rounds(good),
+        **told,
         "commit": _commits(group["commit"]),
         "dirty": _any(group["dirty"]),
         "status": worst,
@@ -160,7 +169,7 @@ def _speedups(cell: Record, cells: Sequence[Record]) -> Record:
     plain = {
         other["batch_size"]: other["images_per_s"]
         for other in plain_cells(cell, cells)
-        if other["rounds_ok"]
+        if other["rounds_ok"] and not other["flags"]
     }
     largest = max(filter(is_power_of_two, plain), default=None)
     rate = cell["images_per_s"]
@@ -206,6 +215,7 @@ def trial_record(row: Row) -> Record:
         "status": result.status,
         "images_per_s": None,
         "step_ms": None,
+        "slowdown": None,
         **{f"{phase}_ms": None for phase in PHASES},
         "first_step_ms": None,
         "peak_memory_gib": None,
@@ -256,9 +266,11 @@ def _times(row: Row) -> dict[str, float]:
     steps = np.array(row.result.step_phase_s)
     measured = steps[slice(*row.result.window)]
     phases_ms = np.median(measured, axis=0) * 1000
+    steps_ms = measured.sum(axis=1) * 1000
     return {
         "images_per_s": row.result.images_per_s,
-        "step_ms": float(np.median(measured.sum(axis=1)) * 1000),
+        "step_ms": float(np.median(steps_ms)),
+        "slowdown": float(np.mean(steps_ms) / np.median(steps_ms)),
         **{f"{phase}_ms": float(ms) for phase, ms in zip(PHASES, phases_ms, strict=True)},
         "first_step_ms": float(steps[0].sum() * 1000),
     }

@@ -7,11 +7,8 @@ from functools import partial
 import pandas as pd
 
 from bench.report.cells import by_settings, label
-from bench.report.frame import OUTSIDE_GIT, Record
+from bench.report.frame import BUSY_FLAG, OUTSIDE_GIT, Record
 from bench.trial import Status
-
-BUSY = 1.25
-"""Mean step to median step beyond which something else ran beside a trial."""
 
 FEW = 3
 """So many cells, variants or reasons are named; of the others, their number."""
@@ -43,15 +40,17 @@ def compile_seconds_note() -> str:
 
 def caution_notes(cells: list[Record]) -> list[str]:
     """What makes figures less certain than they look, and which cells have none and why."""
-    found = []
-    for cell in cells:
-        slowed = cell["batch_size"] * 1000 / cell["step_ms"] / cell["images_per_s"]
-        if slowed > BUSY:
-            found.append(
-                f"{label(cell)}: steps took {slowed:.1f}x their median on average: the machine was "
-                "busy, and the row and what it is compared with say little."
-            )
-    if all(cell["rounds"] == 1 for cell in cells):
+    found = [
+        f"{label(cell)}: steps took {cell['slowdown']:.1f}x their median on average: something "
+        "else ran beside it."
+        for cell in cells
+        if BUSY_FLAG in cell["flags"]
+    ]
+    found += [
+        f"{names}: flagged, never called fastest and compared with nothing: {flags}."
+        for flags, names in _grouped([cell for cell in cells if cell["flags"]], _flags)
+    ]
+    if any(cell["rounds_ok"] for cell in cells) and all(cell["rounds"] == 1 for cell in cells):
         found.append("One round: differences of a few percent may be noise.")
     return [*found, *_commit_notes(cells), *_compilation_notes(cells), *_failure_notes(cells)]
 
@@ -72,13 +71,9 @@ def _commit_notes(cells: list[Record]) -> list[str]:
 
 
 def _compilation_notes(cells: list[Record]) -> list[str]:
-    """Which rows are flagged, and why graphs broke or were compiled again."""
+    """Why graphs broke or were compiled again."""
     compiled = [cell for cell in cells if pd.notna(cell["graph_breaks"])]
-    flagged = [cell for cell in compiled if cell["flags"]]
-    found = [
-        f"{names}: flagged, and never called fastest: {flags}."
-        for flags, names in _grouped(flagged, lambda cell: [cell["flags"]])
-    ]
+    found: list[str] = []
     for kind in ("graph_break", "recompilation"):
         told = _grouped(compiled, partial(_listed, f"{kind}_reasons"))
         words = kind.replace("_", " ")
@@ -86,6 +81,10 @@ def _compilation_notes(cells: list[Record]) -> list[str]:
         if more := told[FEW:]:
             found.append(f"Reasons for a {words} that are only in the journal: {len(more)}.")
     return found
+
+
+def _flags(cell: Record) -> list[str]:
+    return [cell["flags"]]
 
 
 def _listed(column: str, cell: Record) -> list[str]:
