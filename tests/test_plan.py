@@ -109,8 +109,9 @@ def test_a_plan_as_json_has_the_keys_of_the_rows(
 def test_a_plan_refuses_a_folder_that_the_sweep_would_refuse(
     half_done: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    words = ["plan", str(half_done / "toy.toml"), "--out", str(half_done / "out")]
     with pytest.raises(SystemExit) as caught:
-        plan(half_done, half_done / "out", capsys, "--budget", "3GiB")
+        cli.main([*words, "--budget", "3GiB"])
     assert caught.value.code == 2
     error = capsys.readouterr().err
     assert "budget_bytes is " in error
