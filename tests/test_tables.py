@@ -127,6 +127,17 @@ CONTRACT = {
 }
 
 
+def test_rows_that_learnt_nothing_are_told() -> None:
+    rows = [
+        row(trial(batch_size=size), measured(quality=quality(final_mse)))
+        for size, final_mse in ((4, 199.9), (8, 200.0), (16, 250.0))
+    ]
+    (told,) = [note for note in notes_of(rows) if "No better" in note]
+    assert told.startswith("No better than mean colour")
+    assert told.endswith(": fp32 b8, fp32 b16.")
+    assert not any("No better" in note for note in notes_of(rows[:1]))
+
+
 def test_csv_and_json_hold_the_frame_under_the_contracts_names() -> None:
     frame = cell_frame(MIXED)
     expected = frame.to_dict("records")

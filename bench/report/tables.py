@@ -7,7 +7,7 @@ from rich.table import Table
 
 from bench.report.cells import by_settings, differing, records, status_text, where
 from bench.report.frame import Record, plain_cells
-from bench.report.notes import caution_notes, compile_seconds_note, machine_notes
+from bench.report.notes import caution_notes, compile_seconds_note, machine_notes, names
 from bench.report.page import NOT_READABLE, Column, Page
 from bench.trial import Status
 
@@ -76,6 +76,7 @@ def notes(frame: pd.DataFrame) -> list[str]:
     return [
         *machine_notes(cells),
         *_baseline_notes(cells),
+        *_no_better_notes(cells),
         *_seed_notes(cells),
         *([compile_seconds_note()] if _compiled(cells) else []),
         *caution_notes(cells),
@@ -186,6 +187,20 @@ def _baseline_notes(cells: list[Record]) -> list[str]:
                 f"MSE without training{f' at {words}' if words else ''}: {', '.join(texts)}."
             )
     return found
+
+
+def _no_better_notes(cells: list[Record]) -> list[str]:
+    """Which rows have not beaten the baseline to be beaten: their quality is no argument."""
+    figure, words = next(iter(_baselines(cells).items()), (None, ""))
+    if figure is None:
+        return []
+    poor = [cell for cell in cells if cell["rounds_ok"] and cell["final_mse"] >= cell[figure]]
+    if not poor:
+        return []
+    return [
+        f"No better than {words} (too short a run, or validation frames too different), so that "
+        f"their MSE says nothing of quality: {names(poor)}."
+    ]
 
 
 def _seed_notes(cells: list[Record]) -> list[str]:
