@@ -415,7 +415,10 @@ def refuses(
         ("sweep --retry crash", "--retry: expected --out with the folder of an earlier sweep"),
         ("trial fp32", "required: --batch-size"),
         ("trial --batch-size 4", "required: VARIANT"),
-        ("trial fp32 --batch-size 4 --set precision=bf16", "--set: expected no axes beside the variant"),
+        (
+            "trial fp32 --batch-size 4 --set precision=bf16",
+            "--set: expected no axes beside the variant",
+        ),
         ("trial fp32 --batch-size 4 --set seed=0,1", "--set: expected one cell, got 2"),
         # Reports.
         ("report", "required: DIR"),
