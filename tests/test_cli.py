@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from bench import cli, spec, sweep
+from bench import cli, spec
 from bench.journal import FILE_NAME, read
 from bench.trial import Status, Trial
+from tests.commands import main, plan_of
 from unet.workload import COLORIZATION
 
 TOY = """\
@@ -58,13 +59,6 @@ def mixed(
 
 
 Mixed = tuple[Path, "subprocess.CompletedProcess[str]"]
-
-
-def main(arguments: Sequence[str], capsys: pytest.CaptureFixture[str]) -> tuple[object, str, str]:
-    with pytest.raises(SystemExit) as caught:
-        cli.main(arguments)
-    out, error = capsys.readouterr()
-    return caught.value.code, out, error
 
 
 # plan.
@@ -258,22 +252,6 @@ def test_a_trials_exit_code_is_its_own_whatever_the_folder_holds(
 
 
 # What a sweep is asked to do.
-
-
-class Captured(Exception):  # noqa: N818 (no error, but the way out)
-    """Carries the plan that a command would have carried out."""
-
-
-def plan_of(words: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> sweep.Plan:
-    def run(plan: sweep.Plan, observer: sweep.Observer) -> bool:
-        raise Captured(plan)
-
-    monkeypatch.setattr(sweep, "run", run)
-    with pytest.raises(Captured) as caught:
-        cli.main(words)
-    plan = caught.value.args[0]
-    assert isinstance(plan, sweep.Plan)
-    return plan
 
 
 def test_a_folder_of_frames_arrives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

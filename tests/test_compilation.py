@@ -129,7 +129,7 @@ def test_a_flag_of_any_round_flags_the_row_which_is_never_the_fastest(
     assert (eager["fastest"], flagged["fastest"]) == (True, False)
     assert [text["status"] for text in texts(*rows)] == ["ok", "ok 3/3, flagged"]
     assert verdict(cell_frame(rows)).startswith("Fastest here: fp32 at batch 4")
-    note = f"fp32+compile b4: flagged, never called fastest and compared with nothing: {flag}."
+    note = f"fp32+compile b4: flagged, and nothing is concluded from it: {flag}."
     assert note in notes(cell_frame(rows))
 
 

@@ -1,17 +1,17 @@
 import shlex
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bench import cli, sweep
+from bench import cli
 from bench.journal import FILE_NAME, Row
 from bench.report.frame import cell_frame, reproduce, trial_frame
 from bench.report.tables import notes
 from bench.trial import Scalar, Status, Trial
 from tests import toy
+from tests.commands import plan_of
 from tests.report_rows import (
     CUDA,
     GIB,
@@ -260,22 +260,6 @@ def test_a_journal_without_rows_is_refused_in_words(
 
 
 # Doing it again.
-
-
-class Captured(Exception):  # noqa: N818 (no error, but the way out)
-    """Carries the plan that a command would have carried out."""
-
-
-def plan_of(words: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> sweep.Plan:
-    def run(plan: sweep.Plan, observer: sweep.Observer) -> bool:
-        raise Captured(plan)
-
-    monkeypatch.setattr(sweep, "run", run)
-    with pytest.raises(Captured) as caught:
-        cli.main(words)
-    plan = caught.value.args[0]
-    assert isinstance(plan, sweep.Plan)
-    return plan
 
 
 FULL: dict[str, Scalar] = {

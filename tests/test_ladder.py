@@ -67,6 +67,13 @@ def test_a_flagged_rung_is_no_ground_to_stand_on() -> None:
     assert "+bf16 over fp32" in page.verdict
 
 
+def test_nothing_is_compared_with_a_flagged_first_rung() -> None:
+    first = timed("fp32+compile", 4, 99, found={"in_window": 1})
+    page = view("ladder", first, timed("bf16", 4, 15), timed("tf32", 4, 12))
+    assert [text["vs first"] for text in page_texts(page)] == ["not measured"] * 3
+    assert page.verdict == "Fastest here: bf16 at batch 4 with 15.0 images/s."
+
+
 def test_without_the_first_rung_nothing_is_compared_with_it() -> None:
     rows = [of_today("fp32", 4, failed(Status.OOM)), timed("bf16", 4, 15), timed("tf32", 4, 12)]
     page = view("ladder", *rows)

@@ -153,7 +153,7 @@ def test_a_row_measured_beside_something_else_is_told() -> None:
     told = [note for note in notes(frame) if note.startswith("bf16 b4")]
     assert told == [
         "bf16 b4: steps took 3.0x their median on average: something else ran beside it.",
-        "bf16 b4: flagged, never called fastest and compared with nothing: the machine was busy.",
+        "bf16 b4: flagged, and nothing is concluded from it: the machine was busy.",
     ]
     assert list(frame["fastest"]) == [True, False]  # though 9 is more than 8
 

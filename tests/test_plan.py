@@ -9,8 +9,8 @@ import pytest
 
 from bench import cli, sweep
 from bench.trial import Status
+from tests.commands import main, plan_of
 from tests.harness import Recorder, toy_plan, write_toml
-from tests.test_cli import main, plan_of
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,9 @@ def _line(cell: Record, first: Record, before: Record | None) -> Record:
         **{name: cell[name] for name in _KEPT},
         "change": _change(cell, before),
         "first_variant": first["variant"],
-        "speedup_vs_first": cell["images_per_s"] / first["images_per_s"],
+        "speedup_vs_first": None
+        if first["flags"]
+        else cell["images_per_s"] / first["images_per_s"],
         "before_variant": before["variant"] if before else None,
         "speedup_vs_before": cell["images_per_s"] / before["images_per_s"] if before else None,
     }

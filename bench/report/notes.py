@@ -47,7 +47,7 @@ def caution_notes(cells: list[Record]) -> list[str]:
         if BUSY_FLAG in cell["flags"]
     ]
     found += [
-        f"{names}: flagged, never called fastest and compared with nothing: {flags}."
+        f"{names}: flagged, and nothing is concluded from it: {flags}."
         for flags, names in _grouped([cell for cell in cells if cell["flags"]], _flags)
     ]
     if any(cell["rounds_ok"] for cell in cells) and all(cell["rounds"] == 1 for cell in cells):
