@@ -1,6 +1,7 @@
 """The command line: what can be asked, and what was asked, as values."""
 
 import argparse
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -80,10 +81,28 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
     _add_running(command)
     command.add_argument("--json", action="store_true", help="the table as JSON")
 
+    command = add("evidence", "Make the most of a few minutes on a machine that is there only now")
+    command.add_argument(
+        "source",
+        nargs="?",
+        metavar="PLAN|FILE.toml",
+        default="gpu",
+        help="gpu (default), rehearsal (the same for any CPU, tiny), or a plan of your own",
+    )
+    command.add_argument("--out", metavar="DIR", help="folder to write or to go on in")
+    command.add_argument(
+        "--minutes",
+        metavar="N",
+        default="8",
+        help="it ends within so many minutes (default: %(default)s)",
+    )
+
     command = add("report", "Print the table of a folder")
     command.add_argument("folder", type=Path, metavar="DIR", help="what a sweep has written")
     command.add_argument("--format", metavar="|".join(FORMATS), default=FORMATS[0], dest="style")
-    command.add_argument("--view", metavar="NAME", help="compiled-vs-eager, amp or ladder")
+    command.add_argument(
+        "--view", metavar="NAME", help="compiled-vs-eager, amp, ladder or largest-batch"
+    )
     for unit, words in (("images", "training images"), ("epochs", "passes over the training set")):
         command.add_argument(
             f"--{unit}",
@@ -165,13 +184,26 @@ def overrides(options: argparse.Namespace) -> dict[str, list[str]]:
 
 def timeout_s(text: str) -> float:
     """The value of `--timeout`."""
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
+    seconds = _number(text)
     if not 0 < seconds < float("inf"):
         raise ValueError(f"--timeout {text!r}: expected a positive number of seconds")
     return seconds
+
+
+def limit_s(text: str, least_s: float) -> float:
+    """The value of `--minutes`, in seconds."""
+    seconds = 60 * _number(text)
+    if not least_s <= seconds < float("inf"):
+        raise ValueError(f"--minutes {text!r}: expected a number of at least {least_s / 60:.2g}")
+    return seconds
+
+
+def _number(text: str) -> float:
+    """A number; NaN, which fits nowhere, where it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def retry(words: Sequence[str]) -> frozenset[Status]:

@@ -51,8 +51,15 @@ def parse_bytes(text: str) -> int:
 def format_bytes(size_bytes: float) -> str:
     """Bytes as GiB, or as MiB where that reads better, for messages."""
     if size_bytes < GIB:
-        return f"{size_bytes / 2**20:.3g} MiB"
+        return f"{size_bytes / 2**20:.4g} MiB"
     return f"{size_bytes / GIB:.3g} GiB"
+
+
+def default_budget(free_bytes: int) -> int:
+    """8 GiB, or what is free rounded down, if that is less."""
+    if free_bytes >= DEFAULT_BUDGET_BYTES:
+        return DEFAULT_BUDGET_BYTES
+    return free_bytes // BUDGET_STEP_BYTES * BUDGET_STEP_BYTES
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -6,6 +6,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -105,12 +106,9 @@ def _trial(options: Namespace) -> int:
 def _measure(options: Namespace, asked: spec.SweepSpec, name: str) -> tuple[list[journal.Row], int]:
     """Runs the sweep, then prints and writes its tables."""
     console = Output(stderr=options.json)
-    if options.out == "":
-        raise ValueError("--out '': expected a folder")
     if options.retry and options.out is None:
         raise ValueError("--retry: expected --out with the folder of an earlier sweep")
-    now = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
-    folder = Path(options.out or f"results/local/{now}_{name}")
+    folder = _folder(options, name)
     plan = sweep.Plan(
         spec=asked,
         folder=folder,
@@ -122,13 +120,14 @@ def _measure(options: Namespace, asked: spec.SweepSpec, name: str) -> tuple[list
     with make_display(console, sys.stdout if options.json and watched else None) as display:
         complete = sweep.run(plan, display)
         rows = journal.read(folder)
-        written = _write_tables(folder, rows) if rows else {}
+        page = _page(rows) if rows else None
+        written = _write_tables(folder, page) if page else {}
         if isinstance(display, JsonDisplay):
             display.send("table", cells=json.loads(written.get("json", "[]")))
     if options.json and not watched:
         sys.stdout.write(written.get("json", ""))
-    elif rows and not options.json:
-        _print_page(console, _page(rows))
+    elif page and not options.json:
+        _print_page(console, page)
         names = [journal.FILE_NAME, *(f"table.{suffix}" for suffix in written)]
         _line(console, "Written: " + ", ".join(str(folder / name) for name in names))
     if not complete:
@@ -136,13 +135,20 @@ def _measure(options: Namespace, asked: spec.SweepSpec, name: str) -> tuple[list
     return rows, 0 if complete else EXIT_INTERRUPTED
 
 
-def _write_tables(folder: Path, rows: list[journal.Row]) -> dict[str, str]:
+def _folder(options: Namespace, name: str) -> Path:
+    """Where to write: what `--out` says, or a new folder."""
+    if options.out == "":
+        raise ValueError("--out '': expected a folder")
+    now = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
+    return Path(options.out or f"results/local/{now}_{name}")
+
+
+def _write_tables(folder: Path, page: "Page") -> dict[str, str]:
     """Writes the table beside the journal in every format.
 
     Returns:
         What was written, by suffix.
     """
-    page = _page(rows)
     texts = {suffix: _render(page, suffix) for suffix in FORMATS[1:]}
     for suffix, text in texts.items():
         try:
@@ -184,15 +190,12 @@ def _line(console: Console, text: str, style: str | None = None) -> None:
 
 def _plan(options: Namespace) -> int:
     asked = _load(options)
-    rows = _rows_there(options.out)
-    device, budget_bytes = asked.one("device"), asked.budget_bytes or DEFAULT_BUDGET_BYTES
-    if rows:  # what is there says what "auto" was, and how much memory there was
-        if device == "auto" or rows[0].trial.device.startswith(device):
-            device = rows[0].trial.device
-        budget_bytes = asked.budget_bytes or rows[0].trial.budget_bytes
-    trials = asked.trials(device, budget_bytes)
+    rows = journal.read_if_any(Path(options.out)) if options.out else []
     if rows:
+        trials = asked.trials_like(rows[0].trial)
         journal.check_same_question(rows[0].trial, trials[0], options.out)
+    else:
+        trials = asked.trials(asked.one("device"), asked.budget_bytes or DEFAULT_BUDGET_BYTES)
     if options.json:
         for trial in trials:
             sys.stdout.write(json.dumps({"key": trial.key, **trial.to_json()}) + "\n")
@@ -214,8 +217,8 @@ def _plan(options: Namespace) -> int:
     )
     _line(
         console,
-        f"{len(trials)} trials of {asked.workload.name} on {device} within "
-        f"{format_bytes(budget_bytes)}, {asked.one('samples')} samples each; {settings}",
+        f"{len(trials)} trials of {asked.workload.name} on {trials[0].device} within "
+        f"{format_bytes(trials[0].budget_bytes)}, {asked.one('samples')} samples each; {settings}",
     )
     if asked.one("unsupported") == "skip":
         _line(console, "What the device does not support is left out when the sweep begins.")
@@ -230,12 +233,6 @@ def _plan(options: Namespace) -> int:
             done += f"; the rest will take {length}"
         _line(console, f"{done}.")
     return 0
-
-
-def _rows_there(out: str | None) -> list[journal.Row]:
-    """The rows of a folder that may not have any yet."""
-    there = out is not None and (Path(out) / journal.FILE_NAME).exists()
-    return journal.read(Path(out)) if out is not None and there else []
 
 
 def _is_to_do(trial: Trial, statuses: dict[str, Status]) -> bool:
@@ -267,9 +264,30 @@ def _report(options: Namespace) -> int:
     return 0
 
 
+def _evidence(options: Namespace) -> int:
+    from bench.evidence import gather, page, record
+    from bench.evidence.plan import load
+
+    plan = load(options.source)
+    limit_s = arguments.limit_s(options.minutes, 2 * gather.RESERVE_S)
+    console, folder = Output(), _folder(options, "evidence")
+    with record.locked(folder):
+        try:
+            outcomes = gather.gather(plan, folder, limit_s, partial(_line, console))
+        finally:
+            page.write(plan, folder)
+    _line(console, page.summary(plan, folder))
+    _line(console, f"Written: {folder / page.FILE_NAME}")
+    if gather.Outcome.OUT_OF_TIME in outcomes.values():
+        _line(console, f"Not complete. To go on: the same command with --out {folder}", "bold")
+    faults = any(part.faults(folder) for part in plan.parts)
+    return EXIT_FAILED if faults or gather.Outcome.FAILED in outcomes.values() else 0
+
+
 COMMANDS: dict[str, Callable[[Namespace], int]] = {
     "sweep": _sweep,
     "plan": _plan,
     "trial": _trial,
     "report": _report,
+    "evidence": _evidence,
 }

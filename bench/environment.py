@@ -1,16 +1,21 @@
 """What this machine is, and what of it decides whether two rows may be compared."""
 
 import contextlib
+import hashlib
 import os
 import platform
 import shlex
 import subprocess
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pynvml
+
+ROOT = Path(__file__).parent.parent
+"""Where the packages are; in a checkout also the tests."""
 
 COMPARABLE = (
     "device_name",
@@ -41,7 +46,8 @@ def describe_host(command: list[str]) -> dict[str, Any]:
         "command": shlex.join(command),
         "commit": commit,
         "dirty": dirty,
-        "version": _version("unet-bench"),
+        "source": source_fingerprint(ROOT),
+        "version": package_version("unet-bench"),
         "os": platform.platform(),
         "python": platform.python_version(),
         "cpu_model": _cpu_model(),
@@ -76,8 +82,8 @@ def describe_device(device: str) -> dict[str, Any]:
         "note": note,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "triton": _version("triton"),
-        "numpy": _version("numpy"),
+        "triton": package_version("triton"),
+        "numpy": package_version("numpy"),
         "cuda": None,
         "cudnn": None,
         "driver": None,
@@ -161,7 +167,8 @@ def _driver() -> str | None:
         return None
 
 
-def _version(package: str) -> str | None:
+def package_version(package: str) -> str | None:
+    """The version of an installed package; `None` where there is none."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -180,12 +187,34 @@ def _cpu_model() -> str:
     return _cpu_info("model name") or platform.processor() or platform.machine()
 
 
+def source_fingerprint(root: Path, folders: Sequence[str] = ("bench", "kernels", "unet")) -> str:
+    """Identifies the code in some folders, also in a copy that git knows nothing of.
+
+    Returns:
+        The first 16 digits of the SHA-256 of one line `BLOB PATH` a file, sorted by path, for all
+        files named `*.py` and `*.toml`; with BLOB as `git ls-tree -r COMMIT` gives it, so that it
+        can be told from a commit alone.
+    """
+    files = sorted(
+        (path.relative_to(root).as_posix(), path)
+        for folder in folders
+        for path in (root / folder).rglob("*")
+        if path.suffix in (".py", ".toml")
+    )
+    lines = (f"{_blob(path.read_bytes())} {name}\n" for name, path in files)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
+
+
+def _blob(content: bytes) -> str:
+    header = b"blob %d\0" % len(content)
+    return hashlib.sha1(header + content, usedforsecurity=False).hexdigest()
+
+
 def _commit() -> tuple[str | None, bool | None]:
     """The commit of the code that runs, and whether files differ from it; `None` outside git."""
-    here = Path(__file__).parent
     try:
-        commit = _git("rev-parse", "HEAD", cwd=here)
-        return commit, bool(_git("status", "--porcelain", cwd=here))
+        commit = _git("rev-parse", "HEAD", cwd=ROOT)
+        return commit, bool(_git("status", "--porcelain", cwd=ROOT))
     except (OSError, subprocess.CalledProcessError):
         return None, None
 

@@ -38,12 +38,13 @@ class ServerGoneError(Exception):
 
 
 def _die_with_parent(parent: int) -> None:
-    _on_parent_death(signal.SIGKILL)
+    on_parent_death(signal.SIGKILL)
     if os.getppid() != parent:  # it died before the call above
         os._exit(1)
 
 
-def _on_parent_death(number: int) -> None:
+def on_parent_death(number: int) -> None:
+    """Has the kernel send this process a signal when its parent ends; 0 for none."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, number)
 
 
@@ -240,7 +241,7 @@ def _main() -> None:
             importlib.import_module(module)
     with socket.socket(fileno=int(fd)) as connection, contextlib.suppress(BrokenPipeError):
         connection.send(json.dumps({"ready": True}).encode())
-        _on_parent_death(0)  # from here on the connection tells, and the child is ended first
+        on_parent_death(0)  # from here on the connection tells, and the child is ended first
         _serve(connection)
 
 

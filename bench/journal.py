@@ -110,17 +110,18 @@ def check_comparable(row: Row, other: Row, where: str) -> None:
     """
     there, here = row.circumstances, other.circumstances
     for name in there | here:
-        _check_equal(name, there.get(name), here.get(name), where)
+        check_equal(name, there.get(name), here.get(name), where)
 
 
 def check_same_question(trial: Trial, other: Trial, where: str) -> None:
     """As `check_comparable`, as far as it can be told before anything is measured."""
     there, here = trial.to_json(), other.to_json()
     for name in PER_FOLDER:
-        _check_equal(name, there[name], here[name], where)
+        check_equal(name, there[name], here[name], where)
 
 
-def _check_equal(name: str, there: object, here: object, where: str) -> None:
+def check_equal(name: str, there: object, here: object, where: str) -> None:
+    """Raises `ValueError` naming a key that differs, and both values."""
     if there != here:
         raise ValueError(
             f"{where}: {name} is {there!r} there and {here!r} here; "
@@ -147,6 +148,11 @@ def read(folder: Path) -> list[Row]:
             raise ValueError(f"{path}, line {number}: {error}") from None
         rows[row.trial.key] = row
     return list(rows.values())
+
+
+def read_if_any(folder: Path) -> list[Row]:
+    """As `read`, of a folder that may not have a journal yet."""
+    return read(folder) if (folder / FILE_NAME).exists() else []
 
 
 def _whole_lines(content: bytes) -> list[bytes]:

@@ -142,6 +142,33 @@ class NvmlDevice:
             ),
         }
 
+    def describe(self) -> dict[str, float | str | None]:
+        """What may explain a measurement, by name and unit; a switch is 1 or 0."""
+        nvml, gpu = pynvml, self._handle
+        limit_mw = _read(lambda: nvml.nvmlDeviceGetEnforcedPowerLimit(gpu))
+        return {
+            "name": _read(lambda: nvml.nvmlDeviceGetName(gpu)),
+            "driver": _read(nvml.nvmlSystemGetDriverVersion),
+            "cuda_driver": _read(nvml.nvmlSystemGetCudaDriverVersion_v2),
+            "memory_bytes": _read(lambda: nvml.nvmlDeviceGetMemoryInfo(gpu).total),
+            "used_bytes": _read(lambda: nvml.nvmlDeviceGetMemoryInfo(gpu).used),
+            "compute_processes": _read(lambda: len(nvml.nvmlDeviceGetComputeRunningProcesses(gpu))),
+            "power_limit_w": None if limit_mw is None else limit_mw / 1000,
+            "max_sm_clock_mhz": _read(
+                lambda: nvml.nvmlDeviceGetMaxClockInfo(gpu, nvml.NVML_CLOCK_SM)
+            ),
+            "max_memory_clock_mhz": _read(
+                lambda: nvml.nvmlDeviceGetMaxClockInfo(gpu, nvml.NVML_CLOCK_MEM)
+            ),
+            "throttle_reasons": _read(lambda: nvml.nvmlDeviceGetCurrentClocksEventReasons(gpu)),
+            "display_active": _read(lambda: nvml.nvmlDeviceGetDisplayActive(gpu)),
+            "persistence_mode": _read(lambda: nvml.nvmlDeviceGetPersistenceMode(gpu)),
+            "ecc_mode": _read(lambda: nvml.nvmlDeviceGetEccMode(gpu)[0]),
+            "mig_mode": _read(lambda: nvml.nvmlDeviceGetMigMode(gpu)[0]),
+            "pcie_generation": _read(lambda: nvml.nvmlDeviceGetMaxPcieLinkGeneration(gpu)),
+            "pcie_width": _read(lambda: nvml.nvmlDeviceGetMaxPcieLinkWidth(gpu)),
+        } | self.sample()
+
     def free_bytes(self) -> int:
         """Memory that nobody uses."""
         return int(pynvml.nvmlDeviceGetMemoryInfo(self._handle).free)
@@ -181,3 +208,11 @@ def nvml_free_bytes(uuid: str) -> int | None:
         return NvmlDevice(uuid).free_bytes()
     except pynvml.NVMLError:
         return None
+
+
+def nvml_describe(uuid: str) -> dict[str, float | str | None]:
+    """See `NvmlDevice.describe`; empty where NVML does not find the GPU."""
+    try:
+        return NvmlDevice(uuid).describe()
+    except pynvml.NVMLError:
+        return {}

@@ -277,7 +277,7 @@ class Runner:
         if ended is Status.TIMEOUT:
             return TrialResult(ended, f"killed after {self._timeout_s:g} s")
         if ended:
-            return TrialResult(ended, "stopped by the user")
+            return TrialResult(ended, "stopped before its end")
         code = watch.exit_code or 0
         reason = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         # Some libraries abort when memory runs out, and say so last.

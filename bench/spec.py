@@ -113,6 +113,13 @@ class SweepSpec:
                 )
         return trials
 
+    def trials_like(self, trial: Trial) -> list[Trial]:
+        """All trials, where one that ran says what "auto" was and how much memory there was."""
+        device = self.one("device")
+        if device == "auto" or trial.device.startswith(device):
+            device = trial.device
+        return self.trials(device, self.budget_bytes or trial.budget_bytes)
+
     def check(self) -> None:
         """Raises `ValueError` for values that are fine one by one but not together."""
         needed = 1 + self.one("warmup_steps") + self.one("measured_steps")
@@ -152,7 +159,7 @@ def load(source: str | None, overrides: Mapping[str, Sequence[str]]) -> SweepSpe
         ValueError: One line that names what was given, what was expected and where.
     """
     path = _find(source) if source is not None else Path("defaults")
-    content = _read_toml(path) if source is not None else {}
+    content = read_toml(path) if source is not None else {}
     entry = content.pop("workload", DEFAULT_WORKLOAD)
     if "workload" in overrides:
         entry = ",".join(overrides["workload"])
@@ -205,7 +212,8 @@ def _load_workload(entry: Any) -> Workload:
     return workload
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> dict[str, Any]:
+    """What a TOML file holds; raises `ValueError` naming the file if that cannot be told."""
     try:
         return tomllib.loads(path.read_text())
     except FileNotFoundError:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from bench import journal as journals
-from bench.budget import BUDGET_STEP_BYTES, DEFAULT_BUDGET_BYTES, format_bytes
+from bench.budget import DEFAULT_BUDGET_BYTES, default_budget, format_bytes
 from bench.environment import describe_host
 from bench.estimate import estimate_s
 from bench.journal import Journal, Row, check_comparable
@@ -217,7 +217,7 @@ def _earlier_rows(folder: Path) -> list[Row]:
         raise ValueError(f"--out {folder}: expected a folder, {there} is a file")
     if not os.access(there, os.W_OK | os.X_OK):
         raise ValueError(f"--out {folder}: {there} cannot be written")
-    return journals.read(folder) if (folder / journals.FILE_NAME).exists() else []
+    return journals.read_if_any(folder)
 
 
 def _to_do(trials: list[Trial], journal: Journal, retry: frozenset[Status]) -> list[Trial]:
@@ -248,10 +248,10 @@ def _budget(
         return asked
     if earlier:
         return earlier[0].trial.budget_bytes
-    if free_bytes >= DEFAULT_BUDGET_BYTES:
-        return DEFAULT_BUDGET_BYTES
-    budget = free_bytes // BUDGET_STEP_BYTES * BUDGET_STEP_BYTES
-    observer.note(f"Budget {format_bytes(budget)}: {device} has {format_bytes(free_bytes)} free.")
+    budget = default_budget(free_bytes)
+    if budget < DEFAULT_BUDGET_BYTES:
+        free = format_bytes(free_bytes)
+        observer.note(f"Budget {format_bytes(budget)}: {device} has {free} free.")
     return budget
 
 

@@ -120,7 +120,7 @@ def test_a_signal_to_the_parent_ends_the_trial_under_way(
     with StopRequest() as stop:
         result = run(runner, "hang", on_phase, stop)
         assert stop.requested
-    assert (result.status, result.reason) == (Status.INTERRUPTED, "stopped by the user")
+    assert (result.status, result.reason) == (Status.INTERRUPTED, "stopped before its end")
     wait_until_dead(*pids)
     assert signal.getsignal(number) == before
     assert run(runner, "none").status is Status.OK

@@ -407,7 +407,7 @@ def test_an_interrupted_sweep_ends_in_good_order(interrupted: Interrupted, name:
     assert code == 130, output
     row = json.loads(interrupted.lines[name][-1])
     assert (row["status"], row["trial"]["variant"]) == ("interrupted", "hang")
-    assert row["reason"] == "stopped by the user"
+    assert row["reason"] == "stopped before its end"
     assert "images/s" in output
     assert f"--out {interrupted.folder}" in output.replace("\n", "")
     assert "Traceback" not in output

@@ -2,13 +2,13 @@
 
 import pandas as pd
 
-from bench.report import amp, compiled, ladder
+from bench.report import amp, compiled, ladder, largest
 from bench.report.cells import records
 from bench.report.compiled import RunLength
 from bench.report.page import Page
 from bench.spec import suggest
 
-VIEWS = (compiled.NAME, amp.NAME, ladder.NAME)
+VIEWS = (compiled.NAME, amp.NAME, ladder.NAME, largest.NAME)
 
 
 def page(
@@ -32,7 +32,12 @@ def page(
     cells = records(frame)
     if view == compiled.NAME:
         return compiled.compiled_vs_eager(cells, run)
-    return amp.amp(cells) if view == amp.NAME else ladder.ladder(cells)
+    others = {
+        amp.NAME: amp.amp,
+        ladder.NAME: ladder.ladder,
+        largest.NAME: largest.largest_batch,
+    }
+    return others[view](cells)
 
 
 def _run_length(view: str, images: float | None, epochs: float | None) -> RunLength | None:

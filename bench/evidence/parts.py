@@ -1,0 +1,203 @@
+"""The parts of evidence: the command that each runs, and whether there is anything left to do."""
+
+import json
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench import journal, spec
+from bench.environment import ROOT
+from bench.evidence import record
+from bench.evidence.outcomes import Outcomes
+from bench.journal import Row
+from bench.trial import Status
+
+
+@dataclass(frozen=True)
+class Part(ABC):
+    """A part of the evidence: a program of its own, so that whatever happens to it ends it alone.
+
+    Attributes:
+        name: What it is called.
+        minutes: Its share of the time, relative to the others'.
+    """
+
+    name: str
+    minutes: float
+
+    @abstractmethod
+    def command(self, folder: Path, machine: record.Line, limit_s: float) -> list[str]:
+        """The command line.
+
+        Args:
+            folder: Where the evidence is.
+            machine: The `machine` line of the record.
+            limit_s: Seconds until it is stopped.
+        """
+
+    @abstractmethod
+    def is_done(self, folder: Path) -> bool:
+        """Whether nothing is left to do."""
+
+    def faults(self, folder: Path) -> list[str]:  # noqa: ARG002
+        """What was found to be wrong, in words; what is only missing is no fault."""
+        return []
+
+    def news(self, line: str) -> str | None:
+        """What is worth telling of a line that the command printed."""
+        return line
+
+    def keep(self, folder: Path, last_line: str) -> None:  # noqa: B027 (most parts write themselves)
+        """Called when the command has ended well, with the last line that it printed."""
+
+
+@dataclass(frozen=True)
+class Tests(Part):
+    """Tests of the checkout, chosen by a pytest mark expression.
+
+    Attributes:
+        mark: The expression.
+        paths: Where to look for tests.
+    """
+
+    mark: str
+    paths: tuple[str, ...]
+
+    def command(self, folder: Path, machine: record.Line, limit_s: float) -> list[str]:  # noqa: ARG002
+        """See `Part`."""
+        return [
+            *(sys.executable, "-m", "pytest", "-c", str(ROOT / "pyproject.toml")),
+            # The project's own options ask for plugins that a bare machine may not have.
+            *("-o", "addopts=", "-p", "no:cacheprovider", "--continue-on-collection-errors"),
+            *("-q", "--tb=short", "-p", "bench.evidence.plugin", f"--evidence={folder}"),
+            *(f"--evidence-part={self.name}", "-m", self.mark, *self.paths),
+        ]
+
+    def is_done(self, folder: Path) -> bool:
+        """See `Part`."""
+        found = Outcomes.read(folder, self.name)
+        return found.selected is not None and not found.missing
+
+    def faults(self, folder: Path) -> list[str]:
+        """See `Part`."""
+        return [f"{line['test']} failed" for line in Outcomes.read(folder, self.name).failed]
+
+
+@dataclass(frozen=True)
+class Budget(Part):
+    """The audit of the memory budget.
+
+    Attributes:
+        budget: A size such as `8GiB`; empty for the default.
+    """
+
+    budget: str
+
+    def command(self, folder: Path, machine: record.Line, limit_s: float) -> list[str]:  # noqa: ARG002
+        """See `Part`."""
+        found = machine["environment"]
+        return [
+            *(sys.executable, "-P", "-m", "bench.evidence.audit", found["device"]),
+            *(found["gpu_uuid"] or "", str(machine["free_bytes"]), self.budget),
+        ]
+
+    def is_done(self, folder: Path) -> bool:
+        """See `Part`."""
+        return bool(record.read(folder, "budget"))
+
+    def faults(self, folder: Path) -> list[str]:
+        """See `Part`."""
+        wrong = {
+            "refused": "the budget is not enforced",
+            "recognized": "the refusal is not recognized as out of memory",
+            "recovered": "the process cannot go on after the refusal",
+        }
+        found = record.read(folder, "budget")[-1:]
+        return [words for line in found for name, words in wrong.items() if not line[name]]
+
+    def news(self, line: str) -> str | None:
+        """See `Part`."""
+        return None if line.startswith("{") else line
+
+    def keep(self, folder: Path, last_line: str) -> None:
+        """See `Part`."""
+        record.append(folder, "budget", part=self.name, **json.loads(last_line))
+
+
+@dataclass(frozen=True)
+class Sweep(Part):
+    """A sweep whose rows go into the folder's one journal, so that no cell is measured twice.
+
+    Attributes:
+        preset: A preset or a TOML file.
+        values: What `--set` says of it.
+        view: Of `bench.report.views`, to show it in; `None` for the result table.
+        rivals: If there are any, the fastest variant of these sweeps is measured too.
+    """
+
+    preset: str
+    values: Mapping[str, Sequence[str]]
+    view: str | None
+    rivals: tuple["Sweep", ...]
+
+    def command(self, folder: Path, machine: record.Line, limit_s: float) -> list[str]:  # noqa: ARG002
+        """See `Part`."""
+        words = [sys.executable, "-P", "-m", "bench", "sweep", self.preset, "--json"]
+        values = self._values(journal.read_if_any(folder)) | {
+            "time_limit_s": [str(max(1, int(limit_s)))]
+        }
+        for name, texts in values.items():
+            words += ["--set", f"{name}={','.join(texts)}"]
+        return [*words, "--out", str(folder)]
+
+    def news(self, line: str) -> str | None:
+        """See `Part`; events are those of `bench.events.JsonDisplay`."""
+        try:
+            event = json.loads(line)
+        except ValueError:
+            return line
+        if event.get("event") == "note":
+            return str(event["text"])
+        if event.get("event") != "row":
+            return None
+        found = event["reason"] or f"{event['images_per_s']:.1f} images/s"
+        return f"[{event['done']}/{event['total']}] {event['label']}: {event['status']}, {found}"
+
+    def is_done(self, folder: Path) -> bool:
+        """See `Part`."""
+        rows = journal.read_if_any(folder)
+        if not rows:
+            return False
+        ended = {row.trial.key for row in rows if row.result.status is not Status.INTERRUPTED}
+        return self.keys(rows) <= ended
+
+    def keys(self, rows: Sequence[Row]) -> set[str]:
+        """The keys of its trials, whether they have rows yet or not."""
+        asked = spec.load(self.preset, self._values(rows))
+        return {trial.key for trial in asked.trials_like(rows[0].trial)}
+
+    def rows(self, rows: Sequence[Row]) -> list[Row]:
+        """Its own among all rows of the folder."""
+        keys = self.keys(rows) if rows else set()
+        return [row for row in rows if row.trial.key in keys]
+
+    def _values(self, rows: Sequence[Row]) -> dict[str, list[str]]:
+        values = {name: list(texts) for name, texts in self.values.items()}
+        fastest = self._fastest(rows)
+        if fastest is not None and fastest not in values.get("variants", []):
+            values.setdefault("variants", []).append(fastest)
+        return values
+
+    def _fastest(self, rows: Sequence[Row]) -> str | None:
+        """The fastest variant of the rivals, as far as they have been measured."""
+        keys = {key for rival in self.rivals if rows for key in rival.keys(rows)}
+        measured = [row for row in rows if row.trial.key in keys]
+        if not measured:
+            return None
+        from bench.report.frame import cell_frame  # pandas: not before it is needed
+
+        frame: Any = cell_frame(measured)
+        return next(iter(frame.loc[frame["fastest"], "variant"]), None)

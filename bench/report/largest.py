@@ -1,0 +1,126 @@
+"""The view `largest-batch`: the largest power-of-two batch of each variant that fits the budget."""
+
+import json
+from itertools import groupby
+
+import pandas as pd
+
+from bench.report.cells import by_settings, differing, where
+from bench.report.frame import Record, is_power_of_two
+from bench.report.notes import caution_notes, machine_notes
+from bench.report.page import NOT_MEASURED, NOT_READABLE, Column, Page
+from bench.trial import Status
+
+NAME = "largest-batch"
+
+_MEASURED = ("images_per_s",)
+_KEPT = (
+    "images_per_s",
+    "speedup_vs_seed",
+    "peak_memory_gib",
+    "process_gib",
+    "budget_percent",
+    "final_mse",
+    "flags",
+)
+_COLUMNS = (
+    Column("largest_batch", "largest\nbatch", "{:.0f}".format),
+    Column("images_per_s", "images/s", "{:.1f}".format, needs=("largest_batch",)),
+    Column("speedup_vs_seed", "vs seed", "{:.2f}x".format, needs=_MEASURED),
+    Column("peak_memory_gib", "peak GiB", "{:.2f}".format, NOT_READABLE, _MEASURED),
+    Column("process_gib", "process GiB", "{:.2f}".format, NOT_READABLE, _MEASURED),
+    Column("budget_percent", "budget %", "{:.0f}".format, NOT_READABLE, _MEASURED),
+    Column("final_mse", "MSE", "{:.1f}".format, needs=_MEASURED),
+)
+
+_TOO_LARGE = (Status.OOM, Status.IMPLIED_OOM)
+
+
+def largest_batch(cells: list[Record]) -> Page:
+    """For each variant the largest batch that ended well, and what the next one came to.
+
+    Args:
+        cells: Of `cell_frame`. Batch sizes that are no powers of two are left out.
+
+    Raises:
+        ValueError: There is no batch size that is a power of two.
+    """
+    powers = [cell for cell in cells if is_power_of_two(cell["batch_size"])]
+    if not powers:
+        raise ValueError(f"--view {NAME}: expected batch sizes that are powers of two")
+    order = list(dict.fromkeys(map(_place, powers)))
+    powers.sort(key=lambda cell: (order.index(_place(cell)), cell["batch_size"]))
+    lines = [_line(list(group)) for _, group in groupby(powers, _place)]
+    texts = {
+        "variant": [str(line["variant"]) for line in lines],
+        **{name: [str(line[name]) for line in lines] for name in differing(lines, "seed")},
+        **{column.title: [column.text(line) for line in lines] for column in _COLUMNS},
+        "next": [_next(line) for line in lines],
+    }
+    best = [_best(group) for _, group in by_settings(lines)]
+    return Page(
+        pd.DataFrame(lines),
+        texts,
+        [any(line is winner for winner in best) for line in lines],
+        ["process GiB", "MSE", "budget %", "vs seed", "next"],
+        " ".join(_sentence(words, group) for words, group in by_settings(lines)),
+        [*machine_notes(cells), *caution_notes(powers)],
+    )
+
+
+def _place(cell: Record) -> tuple[str, int, str]:
+    return cell["settings"], cell["seed"], cell["variant"]
+
+
+def _line(cells: list[Record]) -> Record:
+    """One variant: `cells` are its batch sizes, ascending."""
+    first = cells[0]
+    fits = [cell for cell in cells if cell["status"] == Status.OK]
+    largest: Record = fits[-1] if fits else {}
+    size = largest.get("batch_size", 0)
+    after: Record = next((cell for cell in cells if cell["batch_size"] > size), {})
+    return {
+        **json.loads(first["settings"]),
+        **{name: first[name] for name in ("variant", "plain_variant", "seed", "settings")},
+        "budget_gib": first["budget_gib"],
+        "largest_batch": size or None,
+        **{name: largest.get(name) for name in _KEPT},
+        "next_batch": after.get("batch_size"),
+        "next_status": after.get("status"),
+    }
+
+
+def _next(line: Record) -> str:
+    """What the next larger batch came to, if there was one."""
+    return f"{line['next_batch']}: {line['next_status']}" if line["next_batch"] else NOT_MEASURED
+
+
+def _best(lines: list[Record]) -> Record | None:
+    judged = [line for line in lines if line["largest_batch"] and not line["flags"]]
+    return max(judged, key=lambda line: float(line["images_per_s"]), default=None)
+
+
+def _sentence(words: str, lines: list[Record]) -> str:
+    """What the plain variant has room for, and what the fastest makes of the same memory."""
+    best = _best(lines)
+    if best is None:
+        return (
+            f"Nothing is known of the largest batch {where(words)}: no row ended well, unflagged."
+        )
+    plain = next((line for line in lines if line["variant"] == line["plain_variant"]), best)
+    others = [plain] if plain is not best and plain["largest_batch"] else []
+    text = f"Within {best['budget_gib']:g} GiB {where(words)}, "
+    text += "; ".join(_room(line) for line in (*others, best))
+    if plain is not best and pd.notna(best["speedup_vs_seed"]):
+        text += f", at {best['speedup_vs_seed']:.2f}x the seed's images/s"
+    return text + "."
+
+
+def _room(line: Record) -> str:
+    """How large a batch fits; "at least", unless the next power of two is known not to."""
+    size = line["largest_batch"]
+    is_edge = line["next_batch"] == 2 * size and line["next_status"] in _TOO_LARGE
+    text = f"{line['variant']} has room for {'' if is_edge else 'at least '}batch {size}"
+    if pd.notna(line["budget_percent"]):
+        text += f" ({line['budget_percent']:.0f} % of the budget)"
+    return text
