@@ -81,6 +81,19 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
     _add_running(command)
     command.add_argument("--json", action="store_true", help="the table as JSON")
 
+    command = add("report", "Print the table of a folder")
+    command.add_argument("folder", type=Path, metavar="DIR", help="what a sweep has written")
+    command.add_argument("--format", metavar="|".join(FORMATS), default=FORMATS[0], dest="style")
+    command.add_argument(
+        "--view", metavar="NAME", help="compiled-vs-eager, amp, ladder or largest-batch"
+    )
+    for unit, words in (("images", "training images"), ("epochs", "passes over the training set")):
+        command.add_argument(
+            f"--{unit}",
+            metavar="N",
+            help=f"with --view compiled-vs-eager: what is done sooner in N {words}",
+        )
+
     command = add("evidence", "Make the most of a few minutes on a machine that is there only now")
     command.add_argument(
         "source",
@@ -96,19 +109,6 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
         default="8",
         help="it ends within so many minutes (default: %(default)s)",
     )
-
-    command = add("report", "Print the table of a folder")
-    command.add_argument("folder", type=Path, metavar="DIR", help="what a sweep has written")
-    command.add_argument("--format", metavar="|".join(FORMATS), default=FORMATS[0], dest="style")
-    command.add_argument(
-        "--view", metavar="NAME", help="compiled-vs-eager, amp, ladder or largest-batch"
-    )
-    for unit, words in (("images", "training images"), ("epochs", "passes over the training set")):
-        command.add_argument(
-            f"--{unit}",
-            metavar="N",
-            help=f"with --view compiled-vs-eager: what is done sooner in N {words}",
-        )
     return parser, commands
 
 

@@ -32,6 +32,11 @@ _OUT_OF_MEMORY = re.compile(
     re.IGNORECASE,
 )
 
+_NO_ENGINE = "unable to find an engine to execute this computation"
+"""cuDNN's convolutions try one algorithm after the other and pass over those whose workspace is
+refused; when none is left torch says this, and no word of memory (pytorch#108645). It says the same
+where cuDNN has no algorithm at all."""
+
 
 def parse_bytes(text: str) -> int:
     """A size such as `8GiB`, `800 MiB` or `2.5GB`, in bytes.
@@ -69,12 +74,22 @@ def is_out_of_memory(error: BaseException) -> bool:
     kinds = (MemoryError, torch.OutOfMemoryError)
     seen: BaseException | None = error
     while seen is not None:
-        if isinstance(seen, kinds) or (
-            isinstance(seen, RuntimeError) and says_out_of_memory(str(seen))
-        ):
+        if isinstance(seen, kinds):
             return True
+        if isinstance(seen, RuntimeError):
+            text = str(seen)
+            if says_out_of_memory(text) or (_NO_ENGINE in text and _has_refused()):
+                return True
         seen = seen.__cause__ or seen.__context__
     return False
+
+
+def _has_refused() -> bool:
+    """Whether torch's CUDA allocator has refused anything in this process."""
+    import torch
+
+    initialized = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return bool(initialized and torch.cuda.memory_stats()["num_ooms"])
 
 
 def says_out_of_memory(text: str) -> bool:
@@ -193,12 +208,13 @@ class CudaBudget:
         torch.empty(1, device=self.device)  # makes the context
         reserved = torch.cuda.memory_reserved(self.device)
         free_now, total_bytes = torch.cuda.mem_get_info(self.device)
+        free_after = nvml_free_bytes(gpu_uuid)  # like with like: the two need not agree
         context_bytes: int | None = None
         source = "not readable"
         if (own := nvml_process_bytes(gpu_uuid, os.getpid())) is not None:
             context_bytes, source = max(0, own - reserved), "nvml process memory"
-        elif free_before is not None:
-            context_bytes, source = max(0, free_before - free_now - reserved), "nvml free memory"
+        elif free_before is not None and free_after is not None:
+            context_bytes, source = max(0, free_before - free_after - reserved), "nvml free memory"
         cap = budget_bytes - (context_bytes or 0)
         if cap <= 0:
             raise ValueError(

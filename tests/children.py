@@ -143,28 +143,57 @@ def refuse_budget(request: dict[str, Any], pipe: IO[bytes]) -> None:
         send(pipe, error=str(error))
 
 
-def fill_cuda(request: dict[str, Any], pipe: IO[bytes]) -> None:
-    """As `fill_memory`, on the GPU."""
+def gpu_uuid() -> str:
+    """NVML's name of the first GPU, found without a CUDA context."""
+    import pynvml
+
+    pynvml.nvmlInit()
+    return str(pynvml.nvmlDeviceGetUUID(pynvml.nvmlDeviceGetHandleByIndex(0)))
+
+
+def audit_cuda(request: dict[str, Any], pipe: IO[bytes]) -> None:
+    from bench.evidence.audit import audit
+
+    send(pipe, **audit("cuda:0", request["budget_bytes"], gpu_uuid()))
+
+
+def measure_context(request: dict[str, Any], pipe: IO[bytes]) -> None:
+    """Enforces a budget where some of NVML's answers are not to be had."""
+    from bench import budget
+
+    uuid = gpu_uuid()
+    for name in request["hidden"]:
+        setattr(budget, name, lambda *_: None)
+    send(pipe, **budget.enforce("cuda:0", 2048 * MIB, uuid).limits)
+
+
+def run_out_of_workspace(request: dict[str, Any], pipe: IO[bytes]) -> None:
+    """Multiplies or convolves for the first time when no memory is left but for the result."""
     import torch
 
     from bench.budget import enforce, is_out_of_memory
 
-    budget = enforce("cuda:0", request["budget_bytes"])
-    tensors = []
+    enforce("cuda:0", request["budget_bytes"], gpu_uuid())
+    torch.backends.cudnn.benchmark = True  # tries what takes a workspace
+    image = torch.rand(16, 64, 64, 64, device="cuda:0")
+    kernel = torch.rand(64, 64, 3, 3, device="cuda:0")
+    room = torch.empty_like(image)  # where the convolution's result will be
+    left, right = torch.rand(2, 256, 256, device="cuda:0")
+    result = torch.empty_like(left)
+    kept = []
+    for mib in (16, 8, 2):
+        try:
+            while True:
+                kept.append(torch.empty(mib * MIB, dtype=torch.uint8, device="cuda:0"))
+        except torch.OutOfMemoryError:
+            continue
     try:
-        for _ in range(10_000):
-            # Without a name, which would keep the last one alive.
-            tensors.append(torch.ones(16 * MIB, dtype=torch.uint8, device="cuda:0"))  # noqa: PERF401
+        if request["product"] == "matrix":
+            torch.mm(left, right, out=result)
+        else:
+            del room
+            torch.nn.functional.conv2d(image, kernel, padding=1)
+        torch.cuda.synchronize()
+        send(pipe, raised=None)
     except RuntimeError as error:
-        out_of_memory = is_out_of_memory(error)
-        peaks = budget.peak()
-        tensors.clear()
-        torch.cuda.empty_cache()
-        budget.reset_peak()
-        send(
-            pipe,
-            limits=budget.limits,
-            out_of_memory=out_of_memory,
-            peaks=peaks,
-            after_reset=budget.peak(),
-        )
+        send(pipe, raised=str(error), out_of_memory=is_out_of_memory(error))

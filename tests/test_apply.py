@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from tests.training import (
     CPU,
     Fault,
+    Trainee,
     beyond_tolerance,
     one_thread,
     plain_runs,
@@ -162,6 +164,37 @@ def test_the_memory_format_reaches_weights_optimizer_state_and_back() -> None:
     apply_variant(model, Variant(), CPU)
     assert weight.stride() == (36, 9, 3, 1)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("kind", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("memory_format", list(MemoryFormat))
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.BF16])
+def test_every_activation_and_gradient_keeps_the_memory_format(
+    precision: Precision, memory_format: MemoryFormat, kind: str
+) -> None:
+    device, variant = torch.device(kind), Variant(precision, memory_format)
+    if kind == "cuda" and (reason := unsupported(variant, device)) is not None:
+        pytest.skip(reason)
+    trainee = Trainee(variant, device)
+    seen: dict[str, set[bool]] = {"outputs": set(), "gradients": set()}
+
+    def note(what: str, tensor: Tensor) -> None:
+        seen[what].add(tensor.is_contiguous(memory_format=torch.channels_last))
+
+    def look(module: nn.Module, inputs: object, output: Tensor) -> None:
+        note("outputs", output)
+        output.register_hook(partial(note, "gradients"))  # type: ignore[no-untyped-call]
+
+    for module in trainee.model.modules():
+        if isinstance(module, nn.Conv2d | nn.BatchNorm2d | nn.MaxPool2d):
+            module.register_forward_hook(look)
+    output = trainee.forward(torch.rand(4, 1, 32, 32)).float()
+    torch.autograd.backward(F.mse_loss(output, torch.zeros_like(output)))
+    last = memory_format is MemoryFormat.CHANNELS_LAST
+    assert seen == {"outputs": {last}, "gradients": {last}}
+    for weight in trainee.model.parameters():
+        assert weight.grad is not None
+        assert weight.grad.stride() == weight.stride()
 
 
 @pytest.mark.parametrize("channels", [1, 2])

@@ -319,17 +319,25 @@ SMALL_UNET = shlex.split(
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("precision", COLORIZATION.axes["precision"])
-@pytest.mark.parametrize("memory_format", COLORIZATION.axes["memory_format"])
-def test_a_short_trial_runs_on_cuda(
-    precision: str, memory_format: str, repository: Path, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize(
+    "variant",
+    [
+        "fp32",
+        "tf32+channels_last",
+        "fp16+fused+blocks",
+        "bf16+channels_last+cudnn-benchmark",
+        "fp32+compile",
+        "fp32+reduce-overhead",
+    ],
+)
+def test_a_short_trial_runs_on_cuda(variant: str, repository: Path, tmp_path: Path) -> None:
     import torch
 
-    axes = {"precision": precision, "memory_format": memory_format}
-    if precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        pytest.skip("this GPU has no bf16 arithmetic")
-    variant = COLORIZATION.variant_name(axes)
+    from unet.apply import unsupported
+    from unet.variant import Variant
+
+    if (reason := unsupported(Variant.parse(variant), torch.device("cuda"))) is not None:
+        pytest.skip(reason)
     words = ["trial", variant, "--batch-size", "8", "--device", "cuda", "--json", *SMALL_UNET]
     done = run_bench([*words, "--out", "results"], tmp_path, repository)
     assert done.returncode == 0, done.stderr
@@ -344,6 +352,10 @@ def test_a_short_trial_runs_on_cuda(
     assert row.environment["cuda"]
     assert all(len(step) == 4 and min(step) > 0 for step in row.result.step_phase_s)
     assert None not in row.result.losses
+    assert not cell["flags"]
+    if "reduce-overhead" in variant:
+        assert row.result.compilation["cudagraph_inputs"] > 0
+        assert row.result.compilation["cudagraph_skips"] == 0
     assert {sample["phase"] for sample in row.result.monitor} >= {"measuring", "training"}
 
 

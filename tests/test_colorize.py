@@ -349,6 +349,21 @@ def test_for_a_gpu_a_fused_step_of_fp16_is_skipped_without_asking_the_device(
         assert torch.equal(weight, before) is not moves
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("variant", ["fp16", "fp16+fused"])
+def test_an_overflow_skips_the_step_and_halves_the_scale(variant: str, device: str) -> None:
+    working = task(variant, device=device)
+    weight = head(working).weight
+    for gradient, moves, factor in ((1.0, True, 1), (float("inf"), False, 0.5), (1.0, True, 1)):
+        before, scale = weight.detach().clone(), working.scaler.get_scale()
+        working.backward(weight.sum())
+        assert weight.grad is not None
+        weight.grad.mul_(gradient)
+        working.optimize(0.0)
+        assert torch.equal(weight, before) is not moves
+        assert working.scaler.get_scale() == factor * scale
+
+
 def test_for_a_gpu_batches_are_pinned_before_they_are_copied(
     as_on_cuda: ColorizationTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:

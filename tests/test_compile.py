@@ -11,7 +11,8 @@ variants only:
 - not both optimizers: they run outside of the graph, on gradients that look alike;
 - max-autotune once: it changes how the same kernels are chosen.
 
-On CUDA, all that the device supports are compiled.
+On CUDA likewise: each precision, memory format, mode and checkpointing once, and with `-m slow`
+every combination that the device supports. What is tuned takes longest and is of the slow ones.
 """
 
 import dataclasses
@@ -62,9 +63,26 @@ EVERY_ON_CPU = [
     )
 ]
 ON_CUDA = [
-    Variant(precision, memory_format, compile=mode, checkpointing=checkpointing)
-    for precision, memory_format, mode, checkpointing in itertools.product(
-        Precision, MemoryFormat, set(Compile) - {Compile.EAGER}, Checkpointing
+    Variant.parse(name)
+    for name in (
+        "fp32+compile",
+        "tf32+compile+blocks",
+        "fp16+channels_last+compile+high-res",
+        "bf16+channels_last+compile",
+        "fp32+reduce-overhead",
+        "bf16+channels_last+reduce-overhead+blocks",
+    )
+]
+EVERY_ON_CUDA = [
+    pytest.param(variant, marks=() if variant in ON_CUDA else pytest.mark.slow, id=variant.name)
+    for variant in (
+        Variant(precision, memory_format, compile=mode, checkpointing=checkpointing)
+        for mode, precision, memory_format, checkpointing in itertools.product(
+            (Compile.DEFAULT, Compile.REDUCE_OVERHEAD, Compile.MAX_AUTOTUNE),
+            Precision,
+            MemoryFormat,
+            Checkpointing,
+        )
     )
 ]
 
@@ -113,7 +131,7 @@ def test_it_is_one_graph_without_a_break_compiled_once(variant: Variant) -> None
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("variant", sorted(ON_CUDA, key=str), ids=lambda variant: variant.name)
+@pytest.mark.parametrize("variant", EVERY_ON_CUDA)
 def test_a_compiled_variant_trains_as_plain_fp32_does_on_cuda(variant: Variant) -> None:
     device = torch.device("cuda")
     if (reason := unsupported(variant, device)) is not None:

@@ -6,7 +6,11 @@ import sys
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
+from tests.training import plain_flags_afterwards, relative
+from unet.apply import set_flags, unsupported
 from unet.variant import CudnnBenchmark, Precision, Variant
 
 # Before each variant, the opposite of what is wanted, wherever torch takes it, as no other test
@@ -104,3 +108,45 @@ def test_cudnn_searches_where_it_is_asked_to_and_nothing_else_changes(
     plain = found[Variant().name]["in_force"]
     searching = found[SEARCHING.name]["in_force"]
     assert searching == plain | {"backends.cudnn.benchmark": True}
+
+
+# That the flags do what they say.
+
+
+def worst_product_error(device: torch.device) -> dict[str, float]:
+    """Relative errors of a matrix product and of a convolution both ways, against float64."""
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator).to(device)
+
+    left, right = random(512, 512), random(512, 512)
+    image, kernel = random(8, 64, 32, 32), random(64, 64, 3, 3)
+
+    def convolved(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        weight = kernel.to(dtype).requires_grad_()
+        output = torch.nn.functional.conv2d(image.to(dtype), weight, padding=1)
+        (gradient,) = torch.autograd.grad(output.square().sum(), weight)
+        return output.detach(), gradient
+
+    (ours, our_gradient), (exact, gradient) = convolved(torch.float32), convolved(torch.float64)
+    return {
+        "matrix": relative(left @ right, left.double() @ right.double()),
+        "convolution": relative(ours, exact),
+        "its gradient": relative(our_gradient, gradient),
+    }
+
+
+@pytest.mark.parametrize("kind", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.TF32])
+def test_fp32_is_as_exact_as_fp32_and_only_tf32_is_less(kind: str, precision: Precision) -> None:
+    device, variant = torch.device(kind), Variant(precision)
+    if kind == "cuda" and (reason := unsupported(variant, device)) is not None:
+        pytest.skip(reason)
+    with plain_flags_afterwards():
+        set_flags(variant)
+        errors = worst_product_error(device)
+    # fp32's unit roundoff is 6e-8, and sums are of hundreds of terms; TF32 rounds factors by 5e-4.
+    rounds = precision is Precision.TF32 and kind == "cuda"
+    least, largest = (5e-5, 3e-3) if rounds else (0.0, 2e-5)
+    assert all(least <= error < largest for error in errors.values()), errors

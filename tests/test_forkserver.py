@@ -1,9 +1,11 @@
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -168,3 +170,59 @@ def test_a_parent_that_is_killed_leaves_no_process(number: signal.Signals) -> No
 def test_ctrl_c_in_the_terminal_does_not_reach_the_server(server: ForkServer) -> None:
     assert os.getpgid(server_pid(server)) != os.getpgid(0)
     assert os.getsid(server_pid(server)) != os.getsid(0)
+
+
+# A process that has called the CUDA driver must not be forked: CUDA does not work in its children.
+
+DRIVER = """
+#include <stdio.h>
+#include <stdlib.h>
+static int called(const char *name) {
+    FILE *log = fopen(getenv("UNET_BENCH_TEST_DRIVER"), "a");
+    fprintf(log, "%s\\n", name);
+    fclose(log);
+    return 100; /* CUDA_ERROR_NO_DEVICE */
+}
+int cuInit(unsigned flags) { return called("cuInit"); }
+int cuDriverGetVersion(int *version) { return called("cuDriverGetVersion"); }
+int cuGetProcAddress_v2(const char *name, void **address, int version, unsigned long long flags,
+                        void *found) { *address = 0; return called("cuGetProcAddress_v2"); }
+int cuGetProcAddress(const char *name, void **address, int version, unsigned long long flags) {
+    *address = 0;
+    return called("cuGetProcAddress");
+}
+"""
+
+PRELOAD = """
+import os
+import bench.worker, unet.colorize
+log = os.environ["UNET_BENCH_TEST_DRIVER"]
+assert not os.path.exists(log), open(log).read()
+import torch
+assert not torch.cuda.is_available()
+assert os.path.exists(log), "the stand-in was never called, so this shows nothing"
+"""
+
+
+def test_what_the_server_imports_leaves_the_cuda_driver_alone(tmp_path: Path) -> None:
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("needs a C compiler for a stand-in of the driver")
+    (tmp_path / "cuda.c").write_text(DRIVER)
+    library = tmp_path / "libcuda.so.1"
+    build = [compiler, "-shared", "-fPIC", "-o", str(library), str(tmp_path / "cuda.c")]
+    subprocess.run(build, check=True)
+    environ = {
+        **os.environ,
+        "LD_LIBRARY_PATH": str(tmp_path),
+        "UNET_BENCH_TEST_DRIVER": str(tmp_path / "log"),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", PRELOAD],
+        cwd=REPOSITORY,
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr

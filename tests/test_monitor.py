@@ -5,7 +5,7 @@ from contextlib import contextmanager
 import pytest
 
 from bench.forkserver import ForkServer
-from bench.monitor import Monitor
+from bench.monitor import Monitor, nvml_describe
 from bench.runner import EventReader
 from tests.children import MIB
 from tests.harness import events_of, wait_until_dead
@@ -75,3 +75,20 @@ def test_a_gpu_that_nvml_does_not_find_is_not_reported_as_idle(server: ForkServe
         sample = Monitor(pid, "00000000-0000-0000-0000-000000000000").sample(None)
     assert sample.get("gpu_percent") is None
     assert sample["cpu_s"]
+
+
+@pytest.mark.gpu
+def test_a_gpu_is_described_by_name_and_unit() -> None:
+    import torch
+
+    card = torch.cuda.get_device_properties(0)
+    found = nvml_describe(str(card.uuid))
+    assert found["name"] == card.name
+    # torch leaves out what the driver keeps for itself.
+    assert found["memory_bytes"] == pytest.approx(card.total_memory, rel=0.05)
+    for name in ("used_bytes", "max_sm_clock_mhz", "gpu_percent", "gpu_used_bytes"):
+        assert found[name] is not None, name
+
+
+def test_a_gpu_that_nvml_does_not_find_is_not_described() -> None:
+    assert nvml_describe("GPU-00000000-0000-0000-0000-000000000000") == {}

@@ -60,6 +60,7 @@ def run(
         ("nan", Status.DIVERGED, "the loss of step 1 of 16 is ", "evaluating"),
         ("unsupported", Status.UNSUPPORTED, "cpu cannot do this", "starting"),
         ("oom", Status.OOM, "RuntimeError: [enforce fail at ", "first_step"),
+        ("oom-backward", Status.OOM, "RuntimeError: [enforce fail at ", "first_step"),
     ],
 )
 def test_every_end_of_a_trial_has_its_status_and_a_reason_in_one_line(
@@ -78,6 +79,22 @@ def test_every_end_of_a_trial_has_its_status_and_a_reason_in_one_line(
     assert result.start_s is not None
     assert result.duration_s is not None
     assert 0 < result.start_s < result.duration_s
+
+
+DEVICES = ["cpu", pytest.param("cuda:0", marks=pytest.mark.gpu)]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(("fault", "part"), [("oom", "forward"), ("oom-backward", "backward")])
+def test_out_of_memory_is_told_wherever_it_happens(
+    runner: Runner, fault: str, part: str, device: str
+) -> None:
+    budget_bytes = 4 * 2**30  # room for a CUDA context
+    result = run(runner, fault, device=device, budget_bytes=budget_bytes)
+    assert result.status is Status.OOM, result.detail
+    assert result.detail is not None
+    assert f"task.{part}(" in result.detail
+    assert run(runner, "none", device=device, budget_bytes=budget_bytes).status is Status.OK
 
 
 def test_a_crash_keeps_its_traceback_and_a_death_its_last_words(runner: Runner) -> None:

@@ -1,13 +1,15 @@
 import itertools
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from bench.runner import Runner
 from bench.trial import PHASES, Status, Trial, TrialResult
-from bench.worker import measured_until, sample_batches
+from bench.worker import CpuClock, CudaClock, StepClock, measured_until, sample_batches
 from tests.harness import run_toy, toy_trial
 from tests.toy import SETTINGS
 
@@ -217,3 +219,33 @@ def test_a_task_that_cannot_be_found_is_a_crash_that_names_it(
     assert "tests.toy_task:NoSuchTask" in result.reason
     assert result.detail is not None
     assert result.detail.startswith("Traceback")
+
+
+# Clocks.
+
+
+def work(device: torch.device, amount: int) -> None:
+    """Keeps a device busy: a CPU for milliseconds, a GPU for millions of its clock's cycles."""
+    if device.type == "cpu":
+        time.sleep(amount / 1000)
+    else:
+        torch.cuda._sleep(amount * 1_000_000)  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize("kind", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_a_clock_tells_what_the_device_did_between_its_marks(kind: str) -> None:
+    device = torch.device(kind)
+    clock: StepClock = CpuClock() if kind == "cpu" else CudaClock(torch.device("cuda:0"))
+    work(device, 500)  # a GPU that was idle takes its time to reach its clock rate
+    clock.synchronize()
+    began_s = time.perf_counter()
+    clock.mark()
+    for amount in (40, 160, 40):
+        work(device, amount)
+        clock.mark()
+    clock.synchronize()
+    took_s = time.perf_counter() - began_s
+    first, second, third = clock.intervals_s()
+    # Two clocks over the same seconds, and the same work twice.
+    assert first + second + third == pytest.approx(took_s, rel=0.05)
+    assert second == pytest.approx(2 * (first + third), rel=0.25)

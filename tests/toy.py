@@ -12,6 +12,7 @@ FAULTS = (
     "exit",  # leaves without a result
     "hang",  # never ends
     "oom",  # allocates past any budget at batch sizes of `oom_from` and up
+    "oom-backward",  # the same in the backward pass
     "nan",  # the loss is not finite
     "unsupported",
     "break",  # the graph breaks in each step, which is allowed

@@ -93,9 +93,14 @@ class ToyTask:
         if self.fault == "hang":
             time.sleep(3600)
         if self.fault == "oom" and self.too_large:
-            torch.ones(1 << 40, dtype=torch.uint8)
+            self.take_too_much()
         loss = self.loss(batch, self.weight)
+        if self.fault == "oom-backward" and self.too_large:
+            loss.register_hook(lambda gradient: self.take_too_much())  # type: ignore[no-untyped-call]
         return loss / 0 if self.fault == "nan" else loss
+
+    def take_too_much(self) -> None:
+        torch.ones(1 << 40, dtype=torch.uint8, device=self.device)
 
     def backward(self, loss: Tensor) -> None:
         self.weight.grad = None

@@ -252,9 +252,17 @@ def one_thread() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield
+        with plain_flags_afterwards():
+            yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def plain_flags_afterwards() -> Iterator[None]:
+    try:
+        yield
+    finally:
         set_flags(Variant())
 
 
