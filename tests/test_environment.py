@@ -1,6 +1,8 @@
+import hashlib
 import os
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pynvml
@@ -8,11 +10,19 @@ import pytest
 import torch
 
 from bench import environment
-from bench.environment import COMPARABLE, cpus_allowed, describe_device, describe_host, has_gpu
+from bench.environment import (
+    COMPARABLE,
+    cpus_allowed,
+    describe_device,
+    describe_host,
+    has_gpu,
+    source_fingerprint,
+)
 from tests.harness import REPOSITORY
 
 RECORDED = {
-    "command", "commit", "dirty", "version", "os", "cpu_flags", "memory_bytes", "numpy", "gpu_uuid",
+    "command", "commit", "dirty", "source", "version", "os", "cpu_flags", "memory_bytes", "numpy",
+    "gpu_uuid",
 }  # fmt: skip
 
 
@@ -119,6 +129,31 @@ def test_without_a_driver_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> No
     assert not has_gpu()
 
 
+def git(folder: Path, *words: str) -> str:
+    identity = ("-c", "user.name=a", "-c", "user.email=a@b")
+    command = ["git", *identity, *words]
+    return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout
+
+
+def test_code_is_identified_without_git_as_git_would(tmp_path: Path) -> None:
+    files = {"bench/a.py": "a", "bench/b/c.toml": "", "unet/a.py": "ä", "unet/n.txt": "n"}
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    found = source_fingerprint(tmp_path)
+    git(tmp_path, "init")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-m", "all")
+    listed = [line.split() for line in git(tmp_path, "ls-tree", "-r", "HEAD").splitlines()]
+    lines = [f"{blob} {path}\n" for _, _, blob, path in listed if not path.endswith(".txt")]
+    assert found == hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
+    (tmp_path / "bench/__pycache__").mkdir()
+    (tmp_path / "bench/__pycache__/a.pyc").touch()
+    assert source_fingerprint(tmp_path) == found
+    (tmp_path / "unet/a.py").write_text("b")
+    assert source_fingerprint(tmp_path) != found
+
+
 # `None` there makes every attempt to import it an error, however deep.
 BLOCK = "import sys; sys.modules['torch'] = None; "
 
@@ -128,7 +163,7 @@ BLOCK = "import sys; sys.modules['torch'] = None; "
     [
         "bench.cli", "bench.sweep", "bench.journal", "bench.trial", "bench.runner", "bench.spec",
         "bench.display", "bench.report.frame", "bench.report.tables", "unet.variant",
-        "unet.workload",
+        "unet.workload", "bench.evidence.gather", "bench.evidence.page", "bench.evidence.plan",
     ],
 )  # fmt: skip
 def test_the_parent_s_modules_never_import_torch(module: str) -> None:

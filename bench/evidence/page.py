@@ -10,7 +10,7 @@ from bench.budget import format_bytes
 from bench.evidence import record
 from bench.evidence.gather import Outcome
 from bench.evidence.outcomes import Outcomes
-from bench.evidence.parts import Budget, Part, Sweep, Tests
+from bench.evidence.parts import Budget, Part, Suite, Sweep
 from bench.evidence.plan import Plan
 from bench.journal import Row
 from bench.report import tables, views
@@ -65,7 +65,7 @@ Found = tuple[str, list[str]]
 
 
 def _found(part: Part, folder: Path, rows: Sequence[Row]) -> Found:
-    if isinstance(part, Tests):
+    if isinstance(part, Suite):
         return _tests(Outcomes.read(folder, part.name))
     if isinstance(part, Budget):
         found = record.read(folder, "budget")

@@ -55,16 +55,18 @@ class Part(ABC):
 
 
 @dataclass(frozen=True)
-class Tests(Part):
+class Suite(Part):
     """Tests of the checkout, chosen by a pytest mark expression.
 
     Attributes:
         mark: The expression.
         paths: Where to look for tests.
+        last: Tests whose names hold one of these words come last.
     """
 
     mark: str
     paths: tuple[str, ...]
+    last: tuple[str, ...]
 
     def command(self, folder: Path, machine: record.Line, limit_s: float) -> list[str]:  # noqa: ARG002
         """See `Part`."""
@@ -73,7 +75,8 @@ class Tests(Part):
             # The project's own options ask for plugins that a bare machine may not have.
             *("-o", "addopts=", "-p", "no:cacheprovider", "--continue-on-collection-errors"),
             *("-q", "--tb=short", "-p", "bench.evidence.plugin", f"--evidence={folder}"),
-            *(f"--evidence-part={self.name}", "-m", self.mark, *self.paths),
+            *(f"--evidence-part={self.name}", *(f"--evidence-last={word}" for word in self.last)),
+            *("-m", self.mark, *self.paths),
         ]
 
     def is_done(self, folder: Path) -> bool:

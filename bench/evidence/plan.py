@@ -8,7 +8,7 @@ from typing import Any
 from bench import spec
 from bench.budget import parse_bytes
 from bench.environment import ROOT
-from bench.evidence.parts import Budget, Part, Sweep, Tests
+from bench.evidence.parts import Budget, Part, Suite, Sweep
 from bench.report.views import VIEWS
 
 PLANS = Path(__file__).parent / "plans"
@@ -25,7 +25,7 @@ _WORDS = {
 _PLAN = {"device": str, "budget": str, "set": dict, "part": list}
 _PART = {"kind": str, "name": str, "minutes": _NUMBER}
 _KINDS: Mapping[str, Mapping[str, Any]] = {
-    "tests": {"mark": str, "paths": list},
+    "tests": {"mark": str, "paths": list, "last": list},
     "budget": {},
     "sweep": {"preset": str, "set": dict, "view": str, "fastest": bool},
 }
@@ -108,7 +108,7 @@ def _part(part: Any, common: Mapping[str, list[str]], budget: str, earlier: Sequ
         for path in paths:
             if not Path(path).exists():
                 raise ValueError(f"{path}: no such tests; expected a checkout")
-        return Tests(name, minutes, part.get("mark", ""), paths)
+        return Suite(name, minutes, part.get("mark", ""), paths, tuple(part.get("last", ())))
     if "preset" not in part:
         raise ValueError(
             f"preset missing: {spec.suggest('', spec.preset_names())}, or a .toml file"

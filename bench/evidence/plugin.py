@@ -21,6 +21,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("evidence")
     group.addoption("--evidence", metavar="DIR", help="folder for the outcomes")
     group.addoption("--evidence-part", metavar="NAME", help="what the outcomes belong to")
+    group.addoption(
+        "--evidence-last",
+        metavar="WORD",
+        action="append",
+        default=[],
+        help="tests with this in their names come last; may be repeated",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -43,6 +50,8 @@ class _Listener:
         record.append(self._folder, "selected", **self._fields, tests=names)
         known = [item for item in items if item.nodeid in self._known]
         items[:] = [item for item in items if item.nodeid not in self._known]
+        words = config.getoption("--evidence-last")
+        items.sort(key=lambda item: any(word in item.nodeid for word in words))
         config.hook.pytest_deselected(items=known)
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
