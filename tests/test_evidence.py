@@ -248,11 +248,13 @@ def test_it_ends_within_its_limit_and_goes_on_from_there(tmp_path: Path) -> None
         if row.result.status is not Status.INTERRUPTED
     }
 
+    hung = ran(own)["hangs"]  # the time that the sweep has left may have gone there too
+    assert hung
     (own / "go").touch()
     done = evidence([path, "--out", out, "--minutes", "2"])
     assert done.returncode == 1, done.stdout + done.stderr
     assert "Not complete" not in done.stdout
-    assert ran(own) == {"passes": 1, "fails": 1, "hangs": 2}
+    assert ran(own) == {"passes": 1, "fails": 1, "hangs": hung + 1}
     after = lines_of(out)
     assert after[: len(before)] == before
     assert not finished & {json.loads(line)["key"] for line in after[len(before) :]}
