@@ -63,7 +63,10 @@ if [ -n "${UNET_BENCH_PYTHON:-}" ]; then
     command -v "$python" >/dev/null || fail "UNET_BENCH_PYTHON=$python: no such program"
     export PYTHONPATH=$here${PYTHONPATH:+:$PYTHONPATH}
 else
-    if [ "$command" = test ]; then install '.[dev]'; else install '.'; fi
+    case $command in
+    test | evidence) install '.[dev]' ;; # evidence runs tests too
+    *) install '.' ;;
+    esac
     python=$venv/bin/python
 fi
 if [ "$command" = test ]; then

@@ -1,4 +1,3 @@
-import hashlib
 import os
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from bench.environment import (
     source_fingerprint,
 )
 from tests.harness import REPOSITORY
+from tests.test_results import source_of
 
 RECORDED = {
     "command", "commit", "dirty", "source", "version", "os", "cpu_flags", "memory_bytes", "numpy",
@@ -144,9 +144,7 @@ def test_code_is_identified_without_git_as_git_would(tmp_path: Path) -> None:
     git(tmp_path, "init")
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "-m", "all")
-    listed = [line.split() for line in git(tmp_path, "ls-tree", "-r", "HEAD").splitlines()]
-    lines = [f"{blob} {path}\n" for _, _, blob, path in listed if not path.endswith(".txt")]
-    assert found == hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
+    assert found == source_of("HEAD", tmp_path)
     (tmp_path / "bench/__pycache__").mkdir()
     (tmp_path / "bench/__pycache__/a.pyc").touch()
     assert source_fingerprint(tmp_path) == found

@@ -95,6 +95,11 @@ def test_the_test_command_adds_its_tools_once(checkout: Path) -> None:
     assert installs(checkout) == [".", ".[dev]"]
 
 
+def test_evidence_runs_tests_and_so_has_their_tools(checkout: Path) -> None:
+    assert run(checkout, "evidence").stdout.strip() == "ran -P -m bench evidence"
+    assert installs(checkout) == [".[dev]"]
+
+
 def test_a_failed_installation_is_told_and_taken_up_again(checkout: Path) -> None:
     broken = checkout.parent / "broken"
     broken.touch()
