@@ -16,6 +16,7 @@ import pytest
 
 from bench.evidence import gather, page, plan, record
 from bench.evidence.outcomes import Outcomes
+from bench.evidence.parts import Suite
 from bench.journal import FILE_NAME, read
 from bench.trial import Status
 from tests.harness import REPOSITORY, CommandLine, lines_of, wait_until
@@ -49,7 +50,7 @@ def test_every_part_of_the_rehearsal_comes_to_its_end(rehearsed: Path) -> None:
     parts = plan.load("rehearsal").parts
     ended = [(line["name"], line["outcome"]) for line in record.read(rehearsed, "part")]
     assert ended == [(part.name, "done") for part in parts]
-    assert all(part.is_done(rehearsed) for part in parts)
+    assert all(part.left(rehearsed) == 0 for part in parts)
 
 
 def test_it_fits_into_a_few_small_files(rehearsed: Path) -> None:
@@ -295,6 +296,71 @@ def test_a_part_that_breaks_is_told_and_the_others_go_on(tmp_path: Path) -> None
     assert "no tests today" in (out / page.FILE_NAME).read_text()
 
 
+DYING = """
+import os
+import pytest
+
+def test_before():
+    pass
+
+@pytest.mark.parametrize("how", ["abort", "exit"])
+def test_ends_the_process(how):
+    os.abort() if how == "abort" else os._exit(3)
+
+def test_after():
+    pass
+"""
+
+
+def test_a_test_that_ends_the_process_has_failed_and_the_others_are_run(tmp_path: Path) -> None:
+    path, out = write_plan(tmp_path / "own", sleep_ms="1"), tmp_path / "out"
+    (tmp_path / "own" / "test_own.py").write_text(DYING)
+    done = evidence([path, "--out", out, "--minutes", "2"])
+    assert done.returncode == 1
+    lines = Outcomes.read(out, "tests").lines
+    found = {
+        name.rpartition("::")[2]: (line["outcome"], line["detail"]) for name, line in lines.items()
+    }
+    assert found == {
+        "test_before": ("passed", ""),
+        "test_ends_the_process[abort]": ("failed", "the process ended in it: killed by SIGABRT"),
+        "test_ends_the_process[exit]": ("failed", "the process ended in it: exit code 3"),
+        "test_after": ("passed", ""),
+    }
+    assert "Not complete" not in done.stdout
+
+
+ENDLESS = """
+import os, signal
+
+def test_prints_for_ever_and_will_not_be_stopped(capfd):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with capfd.disabled():
+        while True:
+            os.write(1, b"x" * 79 + bytes([255, 10]))
+"""
+
+
+def test_what_ignores_the_end_of_its_time_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, out = write_plan(tmp_path / "own"), tmp_path / "out"
+    (tmp_path / "own" / "test_own.py").write_text(ENDLESS)
+    monkeypatch.setattr(gather, "GRACE_S", 1.0)
+    suite = next(part for part in plan.load(str(path)).parts if isinstance(part, Suite))
+    out.mkdir()
+    began_s = time.monotonic()
+    found = gather.gather(
+        plan.Plan("own", "cpu", (suite,)), out, gather.RESERVE_S + 12, lambda _: None
+    )
+    assert time.monotonic() - began_s < 20
+    assert found == {"tests": gather.Outcome.OUT_OF_TIME}
+    assert (out / gather.LOG_NAME).stat().st_size < 2 * gather.LOG_BYTES
+    assert [name.rpartition("::")[2] for name in Outcomes.read(out, "tests").cut_off] == [
+        "test_prints_for_ever_and_will_not_be_stopped"
+    ]
+
+
 def test_two_commands_do_not_write_into_one_folder(tmp_path: Path) -> None:
     path, out = write_plan(tmp_path / "own"), tmp_path / "out"
     with record.locked(out):
@@ -344,4 +410,4 @@ def test_outcomes_of_other_code_do_not_count(
     assert (found.selected, found.missing, found.failed) == (["a", "b"], ["b"], [])
     assert Outcomes.read(tmp_path, "other").selected is None
     monkeypatch.setattr("bench.evidence.outcomes.source", lambda: "later")
-    assert Outcomes.read(tmp_path, "tests") == Outcomes(None, {})
+    assert Outcomes.read(tmp_path, "tests") == Outcomes(None, {}, [])

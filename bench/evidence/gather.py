@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -18,12 +17,13 @@ from typing import IO, cast
 
 from bench.environment import COMPARABLE, ROOT
 from bench.evidence import record
-from bench.evidence.parts import Part
+from bench.evidence.parts import Ended, Part
 from bench.evidence.plan import Plan
 from bench.forkserver import on_parent_death
 from bench.journal import check_equal
 
-LOG_NAME = "log.txt"
+LOG_NAME, LOG_BYTES = "log.txt", 2**20
+"""What the parts print; no more of it, whatever they print."""
 
 GRACE_S = 10.0
 """So long may a part take to end when it is asked to; then it is killed."""
@@ -48,26 +48,12 @@ class Outcome(StrEnum):
     FAILED = "failed"
 
 
-@dataclass(frozen=True)
-class Ended:
-    """How a program ended.
-
-    Attributes:
-        exit_code: As in `subprocess`.
-        in_time: Whether it ended by itself.
-        last_line: The last thing it printed.
-    """
-
-    exit_code: int
-    in_time: bool
-    last_line: str
-
-
 def gather(plan: Plan, folder: Path, limit_s: float, say: Say) -> dict[str, Outcome]:
     """Runs whatever is missing in a folder, as far as the time goes.
 
     Each part first has its share of what is left, so that one that takes long leaves something for
-    the others; those that did not come to their end then have the rest, one after the other.
+    the others; those that did not come to their end then have the rest, one after the other, and
+    once more if that ended early.
 
     Args:
         plan: What to gather.
@@ -88,10 +74,10 @@ def gather(plan: Plan, folder: Path, limit_s: float, say: Say) -> dict[str, Outc
         device = machine["environment"]["device_name"]
         say(f"{device}, torch {machine['environment']['torch']}")
         found = {
-            part.name: Outcome.DONE if part.is_done(folder) else Outcome.OUT_OF_TIME
+            part.name: Outcome.OUT_OF_TIME if part.left(folder) != 0 else Outcome.DONE
             for part in plan.parts
         }
-        for shared in (True, False):
+        for shared in (True, False, False):
             waiting = [part for part in plan.parts if found[part.name] is Outcome.OUT_OF_TIME]
             for place, part in enumerate(waiting):
                 left_s = end_s - time.monotonic()
@@ -109,9 +95,9 @@ def _machine(plan: Plan, folder: Path, end_s: float) -> record.Line:
     ended = _watch(command, end_s, lambda _: None)
     if not ended.in_time:
         raise ValueError(f"device {plan.device}: nothing was heard of it within the time limit")
-    if ended.exit_code:
-        raise ValueError(ended.last_line)
-    machine: record.Line = json.loads(ended.last_line)
+    if not ended.answer:
+        raise ValueError(ended.last_line or f"device {plan.device}: {ended.how}")
+    machine: record.Line = json.loads(ended.answer)
     for before in record.read(folder, "machine")[:1]:  # all others are like it
         for name in COMPARABLE:
             there, here = (line["environment"].get(name) for line in (before, machine))
@@ -125,7 +111,7 @@ def _run(
 ) -> Outcome:
     """Runs a part until it ends or has to."""
     began_s = time.monotonic()
-    command = part.command(folder, machine, limit_s)
+    command, before = part.command(folder, machine, limit_s), part.left(folder)
     say(f"-- {part.name}, at most {limit_s:.0f} s")
     log.write(f"-- {shlex.join(command)}\n")
 
@@ -133,16 +119,16 @@ def _run(
         text = part.news(line)
         if text is not None:
             say(text)
-            log.write(text + "\n")
-            log.flush()
+            if log.tell() < LOG_BYTES:
+                log.write(text + "\n")
+                log.flush()
 
     outcome: Outcome = Outcome.OUT_OF_TIME
     reason: str | None = "interrupted"
     try:
         ended = _watch(command, began_s + limit_s, tell)
-        if ended.in_time and ended.exit_code == 0:
-            part.keep(folder, ended.last_line)
-        outcome, reason = _judge(part, folder, ended)
+        part.keep(folder, ended)
+        outcome, reason = _judge(before, part.left(folder), ended)
     finally:
         record.append(
             folder,
@@ -157,14 +143,14 @@ def _run(
     return outcome
 
 
-def _judge(part: Part, folder: Path, ended: Ended) -> tuple[Outcome, str | None]:
-    if part.is_done(folder):
+def _judge(before: int | None, left: int | None, ended: Ended) -> tuple[Outcome, str | None]:
+    """How a part stands; what fails and yet gets on is worth going on with."""
+    if left == 0:
         return Outcome.DONE, None
-    if not ended.in_time or ended.exit_code == 0:  # a sweep ends in good order when time is short
-        return Outcome.OUT_OF_TIME, None
-    code = ended.exit_code
-    how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-    return Outcome.FAILED, f"{how}: {ended.last_line}"
+    reason = f"{ended.how}: {ended.last_line}" if ended.in_time and ended.how else None
+    if reason and left == before:
+        return Outcome.FAILED, reason
+    return Outcome.OUT_OF_TIME, reason
 
 
 def _watch(command: Sequence[str], until_s: float, tell: Say) -> Ended:
@@ -182,24 +168,27 @@ def _watch(command: Sequence[str], until_s: float, tell: Say) -> Ended:
         preexec_fn=partial(on_parent_death, signal.SIGINT),
     )
     lines = _Lines(cast("IO[bytes]", process.stdout), tell)
-    in_time = True
+    in_time = False
     try:
-        while process.poll() is None:
-            if time.monotonic() >= until_s:
-                in_time = False
-                break
+        while process.poll() is None and time.monotonic() < until_s:
             lines.read(min(_LOOK_S, max(0.0, until_s - time.monotonic())))
-    except KeyboardInterrupt:
-        in_time = False
-        raise
+        in_time = process.poll() is not None
     finally:
         if not in_time:
             _stop(process, lines)
         with contextlib.suppress(ProcessLookupError):  # what it may have left behind
             os.killpg(process.pid, signal.SIGKILL)
-        lines.read(0)
-        code = process.wait()
-    return Ended(code, in_time, lines.last)
+        with contextlib.suppress(subprocess.TimeoutExpired):  # a driver may hold it for ever
+            process.wait(_LOOK_S)
+        while lines.read(0):
+            pass
+    return Ended(in_time, _how(process.returncode), lines.answer, lines.last)
+
+
+def _how(code: int | None) -> str | None:
+    if not code:
+        return None
+    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
 def _stop(process: "subprocess.Popen[bytes]", lines: "_Lines") -> None:
@@ -219,22 +208,23 @@ class _Lines:
         os.set_blocking(self._pipe.fileno(), False)
         self._rest = b""
         self._ended = False
-        self.last = ""
+        self.answer = self.last = ""
 
-    def read(self, wait_s: float) -> None:
-        """Whatever comes within so many seconds."""
+    def read(self, wait_s: float) -> bool:
+        """Something of what comes within so many seconds; whether anything did."""
         if self._ended:
             time.sleep(wait_s)  # it has closed its output and goes on
-            return
+            return False
         if not select.select([self._pipe], [], [], wait_s)[0]:
-            return
-        while chunk := self._pipe.read(1 << 16):
-            self._rest += chunk
-        self._ended = chunk == b""
-        *whole, self._rest = self._rest.split(b"\n")
+            return False
+        chunk = self._pipe.read(1 << 16)
+        self._ended = not chunk
+        *whole, self._rest = (self._rest + chunk).split(b"\n")
         if self._ended and self._rest:
             whole.append(self._rest)
         for line in whole:
             text = line.decode(errors="replace").rstrip()
             self._tell(text)
             self.last = text or self.last
+            self.answer = text if text.startswith("{") else self.answer
+        return not self._ended

@@ -1,12 +1,22 @@
 """Outcomes of tests, as far as the record has them for the code as it is now."""
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from bench.environment import ROOT, source_fingerprint
 from bench.evidence import record
 
+STARTED = "started"
 
+
+def append(folder: Path, part: str, test: str, outcome: str, **more: Any) -> None:
+    """Adds a `test` line to the record."""
+    record.append(folder, "test", part=part, source=source(), test=test, outcome=outcome, **more)
+
+
+@cache  # a process tests the code that it began with
 def source() -> str:
     """Identifies the code that is tested, the tests included."""
     return source_fingerprint(ROOT, ("bench", "kernels", "tests", "unet"))
@@ -18,11 +28,13 @@ class Outcomes:
 
     Attributes:
         selected: The names of the tests that the part has to run; `None` where it has not begun.
-        lines: The last `test` line of each test, by its name.
+        lines: The last `test` line of each test that has come to its end, by its name.
+        cut_off: Tests that began and did not come to their end.
     """
 
     selected: list[str] | None
     lines: dict[str, record.Line]
+    cut_off: list[str]
 
     @classmethod
     def read(cls, folder: Path, part: str) -> "Outcomes":
@@ -34,8 +46,11 @@ class Outcomes:
             return [line for line in found if (line["part"], line["source"]) == (part, now)]
 
         chosen = lines("selected")
+        last = {line["test"]: line for line in lines("test")}
         return cls(
-            chosen[-1]["tests"] if chosen else None, {line["test"]: line for line in lines("test")}
+            chosen[-1]["tests"] if chosen else None,
+            {name: line for name, line in last.items() if line["outcome"] != STARTED},
+            [name for name, line in last.items() if line["outcome"] == STARTED],
         )
 
     @property

@@ -16,7 +16,6 @@ from bench.journal import Row
 from bench.report import tables, views
 from bench.report.frame import cell_frame
 from bench.report.page import NOT_MEASURED, NOT_READABLE
-from bench.trial import Status
 
 FILE_NAME = "evidence.md"
 
@@ -53,7 +52,7 @@ def summary(plan: Plan, folder: Path) -> str:
         last[line["name"]] = line
     lines = []
     for part in plan.parts:
-        done = part.is_done(folder)
+        done = part.left(folder) == 0
         state = Outcome.DONE if done else last.get(part.name, {}).get("outcome", "not begun")
         texts = (part.name, state, f"{spent_s[part.name]:.0f}", _found(part, folder, rows)[0])
         lines.append(f"| {' | '.join(_cell(text) for text in texts)} |")
@@ -70,10 +69,10 @@ def _found(part: Part, folder: Path, rows: Sequence[Row]) -> Found:
     if isinstance(part, Budget):
         found = record.read(folder, "budget")
         return _budget(found[-1], part.faults(folder)) if found else (NOT_MEASURED, [])
-    return _sweep(part, rows) if isinstance(part, Sweep) else (NOT_MEASURED, [])
+    return _sweep(part, folder, rows) if isinstance(part, Sweep) else (NOT_MEASURED, [])
 
 
-def _sweep(part: Sweep, rows: Sequence[Row]) -> Found:
+def _sweep(part: Sweep, folder: Path, rows: Sequence[Row]) -> Found:
     own = part.rows(rows)
     if not own:
         return NOT_MEASURED, []
@@ -82,9 +81,8 @@ def _sweep(part: Sweep, rows: Sequence[Row]) -> Found:
         page = views.page(frame, part.view) if part.view else tables.page(frame)
     except ValueError as error:  # as yet there is nothing for this view to show
         return f"{NOT_MEASURED}: {error}", []
-    missing = len(part.keys(rows)) - len(own)
-    missing += sum(row.result.status is Status.INTERRUPTED for row in own)
-    notes = [f"Trials that are {NOT_MEASURED} yet: {missing}."] if missing else []
+    left = part.left(folder)
+    notes = [f"Trials that are {NOT_MEASURED} yet: {left}."] if left else []
     return page.verdict, [*notes, page.to_markdown().strip()]
 
 

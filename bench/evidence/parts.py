@@ -11,9 +11,26 @@ from typing import Any
 from bench import journal, spec
 from bench.environment import ROOT
 from bench.evidence import record
-from bench.evidence.outcomes import Outcomes
+from bench.evidence.outcomes import Outcomes, append
 from bench.journal import Row
 from bench.trial import Status
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a part's program ended.
+
+    Attributes:
+        in_time: Whether it ended by itself.
+        how: In words, if it did not end well.
+        answer: The last line it printed that is a JSON object; empty if there was none.
+        last_line: The last line it printed that is not empty.
+    """
+
+    in_time: bool
+    how: str | None
+    answer: str
+    last_line: str
 
 
 @dataclass(frozen=True)
@@ -39,8 +56,8 @@ class Part(ABC):
         """
 
     @abstractmethod
-    def is_done(self, folder: Path) -> bool:
-        """Whether nothing is left to do."""
+    def left(self, folder: Path) -> int | None:
+        """How many tests, trials or the like are left to do; `None` where it has not begun."""
 
     def faults(self, folder: Path) -> list[str]:  # noqa: ARG002
         """What was found to be wrong, in words; what is only missing is no fault."""
@@ -50,8 +67,8 @@ class Part(ABC):
         """What is worth telling of a line that the command printed."""
         return line
 
-    def keep(self, folder: Path, last_line: str) -> None:  # noqa: B027 (most parts write themselves)
-        """Called when the command has ended well, with the last line that it printed."""
+    def keep(self, folder: Path, ended: "Ended") -> None:  # noqa: B027 (some write all themselves)
+        """Adds to the record what only its end tells."""
 
 
 @dataclass(frozen=True)
@@ -79,14 +96,21 @@ class Suite(Part):
             *("-m", self.mark, *self.paths),
         ]
 
-    def is_done(self, folder: Path) -> bool:
+    def left(self, folder: Path) -> int | None:
         """See `Part`."""
         found = Outcomes.read(folder, self.name)
-        return found.selected is not None and not found.missing
+        return None if found.selected is None else len(found.missing)
 
     def faults(self, folder: Path) -> list[str]:
         """See `Part`."""
         return [f"{line['test']} failed" for line in Outcomes.read(folder, self.name).failed]
+
+    def keep(self, folder: Path, ended: Ended) -> None:
+        """A test in which the process ended has failed, or it would end the next one too."""
+        if ended.in_time:
+            for test in Outcomes.read(folder, self.name).cut_off:
+                detail = f"the process ended in it: {ended.how}"
+                append(folder, self.name, test, "failed", seconds=0.0, detail=detail)
 
 
 @dataclass(frozen=True)
@@ -107,9 +131,9 @@ class Budget(Part):
             *(found["gpu_uuid"] or "", str(machine["free_bytes"]), self.budget),
         ]
 
-    def is_done(self, folder: Path) -> bool:
+    def left(self, folder: Path) -> int | None:
         """See `Part`."""
-        return bool(record.read(folder, "budget"))
+        return 0 if record.read(folder, "budget") else None
 
     def faults(self, folder: Path) -> list[str]:
         """See `Part`."""
@@ -125,9 +149,10 @@ class Budget(Part):
         """See `Part`."""
         return None if line.startswith("{") else line
 
-    def keep(self, folder: Path, last_line: str) -> None:
+    def keep(self, folder: Path, ended: Ended) -> None:
         """See `Part`."""
-        record.append(folder, "budget", part=self.name, **json.loads(last_line))
+        if ended.answer:
+            record.append(folder, "budget", part=self.name, **json.loads(ended.answer))
 
 
 @dataclass(frozen=True)
@@ -169,13 +194,11 @@ class Sweep(Part):
         found = event["reason"] or f"{event['images_per_s']:.1f} images/s"
         return f"[{event['done']}/{event['total']}] {event['label']}: {event['status']}, {found}"
 
-    def is_done(self, folder: Path) -> bool:
+    def left(self, folder: Path) -> int | None:
         """See `Part`."""
         rows = journal.read_if_any(folder)
-        if not rows:
-            return False
         ended = {row.trial.key for row in rows if row.result.status is not Status.INTERRUPTED}
-        return self.keys(rows) <= ended
+        return len(self.keys(rows) - ended) if rows else None
 
     def keys(self, rows: Sequence[Row]) -> set[str]:
         """The keys of its trials, whether they have rows yet or not."""
