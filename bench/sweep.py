@@ -76,6 +76,7 @@ def run(plan: Plan, observer: Observer) -> bool:
         ValueError: The user's mistake, in one line; rows that were written stay.
     """
     spec = plan.spec
+    clock = _TimeLimit(spec.one("time_limit_s"))
     earlier = _earlier_rows(plan.folder)
     with Runner(spec.workload.task, plan.timeout_s) as runner:
         environment = describe_host(list(plan.command))
@@ -119,7 +120,6 @@ def run(plan: Plan, observer: Observer) -> bool:
                 to_do, [row for key, row in journal.rows.items() if key in asked - stale]
             )
             round_ = to_do[0].round if to_do else 0
-            clock = _TimeLimit(spec.one("time_limit_s"))
             for trial in to_do:
                 if stop.requested:
                     break

@@ -12,6 +12,7 @@ import pytest
 
 from bench import cli, spec
 from bench.journal import FILE_NAME, read
+from bench.report.frame import BUSY_FLAG
 from bench.trial import Status, Trial
 from tests.commands import main, plan_of
 from unet.workload import COLORIZATION
@@ -339,6 +340,8 @@ def test_a_short_trial_runs_on_cuda(variant: str, repository: Path, tmp_path: Pa
     if (reason := unsupported(Variant.parse(variant), torch.device("cuda"))) is not None:
         pytest.skip(reason)
     words = ["trial", variant, "--batch-size", "8", "--device", "cuda", "--json", *SMALL_UNET]
+    if "reduce-overhead" in variant:  # a smaller last batch, for which the graphs are let go
+        words += ["--set", "samples=124"]
     done = run_bench([*words, "--out", "results"], tmp_path, repository)
     assert done.returncode == 0, done.stderr
     (cell,) = json.loads(done.stdout)
@@ -348,11 +351,11 @@ def test_a_short_trial_runs_on_cuda(variant: str, repository: Path, tmp_path: Pa
     assert 0 < cell["budget_percent"] <= 100
     assert 0 < cell["final_mse"] < 10 * cell["mean_color_mse"]  # hardly trained, but no nonsense
     (row,) = read(tmp_path / "results")
-    assert row.trial.device == "cuda"
+    assert row.trial.device == "cuda:0"
     assert row.environment["cuda"]
     assert all(len(step) == 4 and min(step) > 0 for step in row.result.step_phase_s)
     assert None not in row.result.losses
-    assert not cell["flags"]
+    assert (cell["flags"] or "") in ("", BUSY_FLAG)
     if "reduce-overhead" in variant:
         assert row.result.compilation["cudagraph_inputs"] > 0
         assert row.result.compilation["cudagraph_skips"] == 0

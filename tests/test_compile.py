@@ -32,6 +32,7 @@ from tests.training import (
     own_inductor_cache,
     plain_runs,
     relative,
+    tolerances,
     worst_of,
 )
 from unet.apply import unsupported
@@ -99,7 +100,7 @@ def limits(variant: Variant, device: torch.device) -> dict[str, float]:
     where the statistics are recomputed within the backward. The bias of these batch norms makes the
     most of it: means are several deviations.
     """
-    found = dict(TOLERANCES[variant.precision])
+    found = dict(tolerances(variant, device))
     found["update"] = max(found["update"], 3.0e-2)  # 1.5e-2
     rounds_statistics = device.type == "cpu" and variant.precision is Precision.BF16
     if rounds_statistics and variant.checkpointing is not Checkpointing.BLOCKS:

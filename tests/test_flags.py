@@ -121,11 +121,13 @@ def worst_product_error(device: torch.device) -> dict[str, float]:
         return torch.randn(*shape, generator=generator).to(device)
 
     left, right = random(512, 512), random(512, 512)
-    image, kernel = random(8, 64, 32, 32), random(64, 64, 3, 3)
+    # As tensor cores like them best.
+    image, kernel = random(8, 128, 32, 32), random(128, 128, 3, 3)
 
     def convolved(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        weight = kernel.to(dtype).requires_grad_()
-        output = torch.nn.functional.conv2d(image.to(dtype), weight, padding=1)
+        weight = kernel.to(dtype, memory_format=torch.channels_last).requires_grad_()
+        seen = image.to(dtype, memory_format=torch.channels_last)
+        output = torch.nn.functional.conv2d(seen, weight, padding=1)
         (gradient,) = torch.autograd.grad(output.square().sum(), weight)
         return output.detach(), gradient
 
@@ -147,6 +149,9 @@ def test_fp32_is_as_exact_as_fp32_and_only_tf32_is_less(kind: str, precision: Pr
         set_flags(variant)
         errors = worst_product_error(device)
     # fp32's unit roundoff is 6e-8, and sums are of hundreds of terms; TF32 rounds factors by 5e-4.
+    # Where it is allowed, cuDNN may still find another algorithm faster, but not for every product.
     rounds = precision is Precision.TF32 and kind == "cuda"
     least, largest = (5e-5, 3e-3) if rounds else (0.0, 2e-5)
-    assert all(least <= error < largest for error in errors.values()), errors
+    assert max(errors.values()) < largest, errors
+    assert errors.pop("matrix") >= least
+    assert max(errors.values()) >= least, errors

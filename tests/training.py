@@ -234,16 +234,34 @@ TOLERANCES = {
         "buffers": 4.8e-3,  # 2.4e-3
     },
 }
-# TF32 rounds factors to as many bits as fp16 has, and nothing that is stored.
-TOLERANCES[Precision.TF32] = TOLERANCES[Precision.FP16]
+# TF32 rounds factors to as many bits as fp16 has, and nothing that is stored. Some kernels cut the
+# bits off instead, which leans to one side; with that simulated in every convolution, both ways:
+TOLERANCES[Precision.TF32] = TOLERANCES[Precision.FP16] | {
+    "loss": 4.5e-3,  # 2.2e-3
+    "update": 1.2e-1,  # 5.8e-2
+    "buffers": 5.0e-3,  # 2.5e-3
+}
+# cuDNN may choose another algorithm for each convolution. With noise of 1e-6 in each, simulated,
+# 7 of 25 seeds had a pixel on the other side of a kink: gradients 7.5e-3, update 2.7e-2. Products
+# in TF32 would still be told: output 1e-3 and more, buffers 2.4e-4.
+FP32_ON_CUDA = {"output": 1e-4, "loss": 1e-4, "gradients": 2e-2, "update": 6e-2, "buffers": 2e-5}
+
+
+def tolerances(variant: Variant, device: torch.device) -> dict[str, float]:
+    """The largest relative error of each quantity, against plain fp32 on the same device."""
+    if device.type == "cuda" and variant.precision is Precision.FP32:
+        return FP32_ON_CUDA
+    return TOLERANCES[variant.precision]
 
 
 def beyond(found: dict[str, float], limits: dict[str, float]) -> set[str]:
     return {name for name, limit in limits.items() if found[name] > limit}
 
 
-def beyond_tolerance(found: dict[str, float], variant: Variant) -> set[str]:
-    return beyond(found, TOLERANCES[variant.precision])
+def beyond_tolerance(
+    found: dict[str, float], variant: Variant, device: torch.device = CPU
+) -> set[str]:
+    return beyond(found, tolerances(variant, device))
 
 
 @contextmanager

@@ -96,12 +96,16 @@ def _load_libraries(device: str, context_bytes: int | None, gpu_uuid: str) -> in
 
     image = torch.rand(4, 16, 64, 64, device=device, requires_grad=True)
     kernel = torch.rand(16, 16, 3, 3, device=device, requires_grad=True)
-    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+    dtypes = [torch.float32, torch.float16]
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        dtypes.append(torch.bfloat16)
+    for dtype in dtypes:
         with torch.autocast("cuda", dtype=dtype, enabled=dtype is not torch.float32):
             convolved = torch.nn.functional.conv2d(image, kernel, padding=1)
             product = convolved.flatten(0, 2) @ convolved.flatten(0, 2).T[:, :64]
         torch.autograd.backward(product.float().sum())
     torch.cuda.synchronize(device)
+    torch.cuda.empty_cache()  # pieces of segments that no block would fit into
     process_bytes = nvml_process_bytes(gpu_uuid, os.getpid())
     if process_bytes is None or context_bytes is None:
         return None

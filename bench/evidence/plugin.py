@@ -27,7 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="WORD",
         action="append",
         default=[],
-        help="tests with this in their names come last; may be repeated",
+        help="tests with this in their names come last; may be repeated, the very last one last",
     )
 
 
@@ -53,9 +53,10 @@ class _Listener:
         config.hook.pytest_deselected(items=known)
         words = config.getoption("--evidence-last")
 
-        def place(item: pytest.Item) -> tuple[bool, bool]:
+        def place(item: pytest.Item) -> tuple[bool, int]:
+            named = [number for number, word in enumerate(words) if word in item.nodeid]
             # What has taken all the time before may do so again.
-            return item.nodeid in self._before.cut_off, any(word in item.nodeid for word in words)
+            return item.nodeid in self._before.cut_off, max(named, default=-1)
 
         items[:] = sorted((item for item in items if item not in known), key=place)
 
