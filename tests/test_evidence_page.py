@@ -75,6 +75,15 @@ def test_what_has_not_begun_is_not_measured(tmp_path: Path) -> None:
         assert f"## {part.name}\n\nnot measured\n" in text
 
 
+def test_a_part_that_failed_says_why(tmp_path: Path) -> None:
+    ended = {"name": "tests", "command": [], "seconds": 1.5, "outcome": "failed"}
+    record.append(tmp_path, "part", **ended, reason="exit code 1: ImportError: no pytest")
+    text = page.summary(Plan("own", "cpu", (Suite("tests", 1, "gpu", (), ()),)), tmp_path)
+    assert text.endswith(
+        "| tests | failed | 2 | not measured (exit code 1: ImportError: no pytest) |"
+    )
+
+
 def test_a_sweep_shows_its_own_rows_and_how_many_are_missing(tmp_path: Path) -> None:
     values = {"variants": ["fp32", "bf16", "tf32", "fp16"], "batch_size": ["4"], "device": ["cpu"]}
     part = Sweep("ladder", 1, "quick", values, "ladder", ())

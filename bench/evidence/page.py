@@ -54,7 +54,10 @@ def summary(plan: Plan, folder: Path) -> str:
     for part in plan.parts:
         done = part.left(folder) == 0
         state = Outcome.DONE if done else last.get(part.name, {}).get("outcome", "not begun")
-        texts = (part.name, state, f"{spent_s[part.name]:.0f}", _found(part, folder, rows)[0])
+        sentence, _ = _found(part, folder, rows)
+        if state == Outcome.FAILED:
+            sentence += f" ({last[part.name]['reason']})"
+        texts = (part.name, state, f"{spent_s[part.name]:.0f}", sentence)
         lines.append(f"| {' | '.join(_cell(text) for text in texts)} |")
     return "\n".join(["| part | state | s | found |", "|:--|:--|--:|:--|", *lines])
 
