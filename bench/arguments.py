@@ -13,6 +13,8 @@ DESCRIPTION = "Which way of training a colorization U-Net is fastest in 8 GB, an
 
 DEFAULT_PRESET, DEFAULT_GPU_PRESET = "quick", "gpu-8gb"
 
+_WEEK_S = 7 * 24 * 3600.0
+
 FORMATS = ("table", "md", "csv", "json")
 
 
@@ -193,8 +195,9 @@ def timeout_s(text: str) -> float:
 def limit_s(text: str, least_s: float) -> float:
     """The value of `--minutes`, in seconds."""
     seconds = 60 * _number(text)
-    if not least_s <= seconds < float("inf"):
-        raise ValueError(f"--minutes {text!r}: expected a number of at least {least_s / 60:.2g}")
+    if not least_s <= seconds <= _WEEK_S:
+        most = f"{_WEEK_S / 60:.0f}"
+        raise ValueError(f"--minutes {text!r}: expected a number from {least_s / 60:.2g} to {most}")
     return seconds
 
 

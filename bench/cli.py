@@ -1,6 +1,7 @@
 """Every command. The only file that decides what is printed and how the program exits."""
 
 import json
+import shlex
 import signal
 import sys
 from argparse import Namespace
@@ -272,14 +273,14 @@ def _evidence(options: Namespace) -> int:
     limit_s = arguments.limit_s(options.minutes, 2 * gather.RESERVE_S)
     console, folder = Output(), _folder(options, "evidence")
     with record.locked(folder):
-        try:
-            outcomes = gather.gather(plan, folder, limit_s, partial(_line, console))
-        finally:
-            page.write(plan, folder)
+        outcomes = gather.gather(
+            plan, folder, limit_s, partial(_line, console), partial(page.write, plan, folder)
+        )
     _line(console, page.summary(plan, folder))
     _line(console, f"Written: {folder / page.FILE_NAME}")
     if gather.Outcome.OUT_OF_TIME in outcomes.values():
-        _line(console, f"Not complete. To go on: the same command with --out {folder}", "bold")
+        how = f"--out {shlex.quote(str(folder))}"
+        _line(console, f"Not complete. To go on: the same command with {how}", "bold")
     faults = any(part.faults(folder) for part in plan.parts)
     return EXIT_FAILED if faults or gather.Outcome.FAILED in outcomes.values() else 0
 

@@ -139,12 +139,12 @@ def test_another_machines_evidence_is_refused_and_left_as_it_is(
     path = folder / record.FILE_NAME
     found = read(rehearsed)[0].environment["torch"]
     path.write_text(path.read_text().replace(f'"torch": "{found}"', '"torch": "1.0"'))
-    before = path.read_bytes()
+    before = path.read_bytes(), (folder / page.FILE_NAME).read_bytes()
     done = evidence(["rehearsal", "--out", folder])
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert f"environment.torch is '1.0' there and '{found}' here" in done.stderr
-    assert path.read_bytes() == before
+    assert (path.read_bytes(), (folder / page.FILE_NAME).read_bytes()) == before
 
 
 # The limit, and going on after it.
@@ -337,25 +337,26 @@ def test_prints_for_ever_and_will_not_be_stopped(capfd):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with capfd.disabled():
         while True:
-            os.write(1, b"x" * 79 + bytes([255, 10]))
+            os.write(1, b"x" * 65536 + END)
 """
 
 
+@pytest.mark.parametrize("end", [b"", bytes([255, 10])])
 def test_what_ignores_the_end_of_its_time_is_killed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: bytes
 ) -> None:
     path, out = write_plan(tmp_path / "own"), tmp_path / "out"
-    (tmp_path / "own" / "test_own.py").write_text(ENDLESS)
+    (tmp_path / "own" / "test_own.py").write_text(ENDLESS.replace("END", repr(end)))
     monkeypatch.setattr(gather, "GRACE_S", 1.0)
     suite = next(part for part in plan.load(str(path)).parts if isinstance(part, Suite))
     out.mkdir()
     began_s = time.monotonic()
     found = gather.gather(
-        plan.Plan("own", "cpu", (suite,)), out, gather.RESERVE_S + 12, lambda _: None
+        plan.Plan("own", "cpu", (suite,)), out, gather.RESERVE_S + 12, lambda _: None, lambda: None
     )
     assert time.monotonic() - began_s < 20
     assert found == {"tests": gather.Outcome.OUT_OF_TIME}
-    assert (out / gather.LOG_NAME).stat().st_size < 2 * gather.LOG_BYTES
+    assert (out / gather.LOG_NAME).stat().st_size < 2 * gather.TOLD_CHARACTERS
     assert [name.rpartition("::")[2] for name in Outcomes.read(out, "tests").cut_off] == [
         "test_prints_for_ever_and_will_not_be_stopped"
     ]
@@ -390,6 +391,13 @@ def test_a_torn_line_is_passed_over_and_the_next_one_is_whole(tmp_path: Path) ->
     path.write_bytes(path.read_bytes() + b'{"schema": 1, "kind": "te')
     record.append(tmp_path, "test", number=2)
     assert [line["number"] for line in record.read(tmp_path, "test")] == [1, 2]
+
+
+@pytest.mark.parametrize("line", ["null", "[]", "{}"])
+def test_a_line_that_is_none_is_refused(line: str, tmp_path: Path) -> None:
+    (tmp_path / record.FILE_NAME).write_text(f"{line}\n")
+    with pytest.raises(ValueError, match=r"evidence.jsonl, line 1: schema None: expected 1$"):
+        record.read(tmp_path, "test")
 
 
 def test_lines_of_another_schema_are_refused(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from bench import spec
-from bench.evidence import page, record
+from bench.evidence import outcomes, page, record
 from bench.evidence.parts import Budget, Suite, Sweep
 from bench.evidence.plan import Plan
 from bench.journal import FILE_NAME
@@ -107,3 +107,18 @@ def test_a_sweep_shows_its_own_rows_and_how_many_are_missing(tmp_path: Path) -> 
 def test_a_page_cannot_be_broken_by_what_it_quotes(tmp_path: Path) -> None:
     text = budget_page(tmp_path, message="a | b\nc")
     assert "| message | a \\| b c |" in text
+
+
+def test_what_a_test_has_printed_can_always_be_written(tmp_path: Path) -> None:
+    outcomes.append(tmp_path, "tests", "a", "failed", seconds=0.0, detail="x\ud800\x1b[1m\0")
+    record.append(tmp_path, "selected", part="tests", source=outcomes.source(), tests=["a"])
+    page.write(Plan("own", "cpu", (Suite("tests", 1, "gpu", (), ()),)), tmp_path)
+    text = (tmp_path / page.FILE_NAME).read_text()
+    assert "    x\\ud800\\x1b[1m\\x00" in text
+
+
+def test_a_mark_that_matches_nothing_is_a_fault(tmp_path: Path) -> None:
+    record.append(tmp_path, "selected", part="tests", source=outcomes.source(), tests=[])
+    suite = Suite("tests", 1, "nosuch", (), ())
+    assert suite.faults(tmp_path) == ["no test matches 'nosuch'"]
+    assert "| No test matches. |" in page.summary(Plan("own", "cpu", (suite,)), tmp_path)

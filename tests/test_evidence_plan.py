@@ -90,6 +90,7 @@ SWEEP = 'kind = "sweep"\nminutes = 1\n'
         ('[[part]]\nkind = "test"', "part 1: kind 'test': did you mean 'tests'?"),
         ('[[part]]\nkind = "budget"', "part 1: minutes 0: expected a number above 0"),
         ('[[part]]\nkind = "budget"\nminutes = nan', "part 1: minutes nan: expected a number"),
+        ('[[part]]\nkind = "budget"\nminutes = true', "part 1: minutes True: expected a number"),
         ('[[part]]\nkind = "budget"\nminutes = "1"', "part 1: minutes '1': expected a number"),
         ('[[part]]\nkind = "budget"\nminutes = 1\nmark = "x"', "part 1: unknown name 'mark'"),
         (
@@ -136,10 +137,11 @@ Refuses = Callable[[str], str]
             f"plan 'rehersal': did you mean 'rehearsal'? {PLANS}",
         ),
         ("evidence nowhere.toml", "nowhere.toml: no such file"),
-        ("evidence --minutes soon", "--minutes 'soon': expected a number of at least 0.67"),
-        ("evidence --minutes 0.1", "--minutes '0.1': expected a number of at least 0.67"),
-        ("evidence --minutes inf", "--minutes 'inf': expected a number of at least 0.67"),
-        ("evidence --minutes=-8", "--minutes '-8': expected a number of at least 0.67"),
+        ("evidence --minutes soon", "--minutes 'soon': expected a number from 0.67 to 10080"),
+        ("evidence --minutes 0.1", "--minutes '0.1': expected a number from 0.67 to 10080"),
+        ("evidence --minutes inf", "--minutes 'inf': expected a number from 0.67 to 10080"),
+        ("evidence --minutes 1e9", "--minutes '1e9': expected a number from 0.67 to 10080"),
+        ("evidence --minutes=-8", "--minutes '-8': expected a number from 0.67 to 10080"),
         ("evidence --minute 3", "evidence: unexpected '--minute': did you mean '--minutes'?"),
     ],
 )

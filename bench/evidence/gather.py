@@ -22,8 +22,10 @@ from bench.evidence.plan import Plan
 from bench.forkserver import on_parent_death
 from bench.journal import check_equal
 
-LOG_NAME, LOG_BYTES = "log.txt", 2**20
-"""What the parts print; no more of it, whatever they print."""
+LOG_NAME = "log.txt"
+
+TOLD_CHARACTERS = 2**16
+"""So much of what a part prints is told, each time that it runs."""
 
 GRACE_S = 10.0
 """So long may a part take to end when it is asked to; then it is killed."""
@@ -35,6 +37,9 @@ LEAST_S = 5.0
 """No part begins with less."""
 
 _LOOK_S = 0.5
+
+_LINE_BYTES = 2**16
+"""Of a line that does not end, no more is kept."""
 
 Say = Callable[[str], None]
 """Shows a line to whoever watches."""
@@ -48,7 +53,9 @@ class Outcome(StrEnum):
     FAILED = "failed"
 
 
-def gather(plan: Plan, folder: Path, limit_s: float, say: Say) -> dict[str, Outcome]:
+def gather(
+    plan: Plan, folder: Path, limit_s: float, say: Say, write: Callable[[], None]
+) -> dict[str, Outcome]:
     """Runs whatever is missing in a folder, as far as the time goes.
 
     Each part first has its share of what is left, so that one that takes long leaves something for
@@ -60,6 +67,7 @@ def gather(plan: Plan, folder: Path, limit_s: float, say: Say) -> dict[str, Outc
         folder: Where; locked by the caller.
         limit_s: Seconds for all of it.
         say: Is told how it goes.
+        write: Writes up what is there; called after each part, since any may be the last.
 
     Returns:
         How each part stands now, by its name.
@@ -83,8 +91,13 @@ def gather(plan: Plan, folder: Path, limit_s: float, say: Say) -> dict[str, Outc
                 left_s = end_s - time.monotonic()
                 rest = sum(other.minutes for other in waiting[place:])
                 share_s = left_s * part.minutes / rest if shared else left_s
-                if share_s >= LEAST_S:
-                    found[part.name] = _run(part, folder, machine, share_s, log, say)
+                if left_s >= LEAST_S:
+                    share_s = max(share_s, LEAST_S)
+                    try:
+                        found[part.name] = _run(part, folder, machine, share_s, log, say)
+                    finally:
+                        write()
+        write()
     return found
 
 
@@ -112,16 +125,18 @@ def _run(
     """Runs a part until it ends or has to."""
     began_s = time.monotonic()
     command, before = part.command(folder, machine, limit_s), part.left(folder)
-    say(f"-- {part.name}, at most {limit_s:.0f} s")
+    say(f"-- {part.name}: has {limit_s:.0f} s")
     log.write(f"-- {shlex.join(command)}\n")
+    told = 0
 
     def tell(line: str) -> None:
+        nonlocal told
         text = part.news(line)
-        if text is not None:
+        if text is not None and told < TOLD_CHARACTERS:
+            told += len(text)
             say(text)
-            if log.tell() < LOG_BYTES:
-                log.write(text + "\n")
-                log.flush()
+            log.write(text + "\n")
+            log.flush()
 
     outcome: Outcome = Outcome.OUT_OF_TIME
     reason: str | None = "interrupted"
@@ -180,8 +195,9 @@ def _watch(command: Sequence[str], until_s: float, tell: Say) -> Ended:
             os.killpg(process.pid, signal.SIGKILL)
         with contextlib.suppress(subprocess.TimeoutExpired):  # a driver may hold it for ever
             process.wait(_LOOK_S)
-        while lines.read(0):
-            pass
+        for _ in range(100):  # what is left; but one that got away may print for ever
+            if not lines.read(0):
+                break
     return Ended(in_time, _how(process.returncode), lines.answer, lines.last)
 
 
@@ -219,7 +235,8 @@ class _Lines:
             return False
         chunk = self._pipe.read(1 << 16)
         self._ended = not chunk
-        *whole, self._rest = (self._rest + chunk).split(b"\n")
+        *whole, rest = (self._rest + chunk).split(b"\n")
+        self._rest = rest[-_LINE_BYTES:]
         if self._ended and self._rest:
             whole.append(self._rest)
         for line in whole:

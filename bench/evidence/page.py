@@ -21,8 +21,10 @@ FILE_NAME = "evidence.md"
 
 
 def write(plan: Plan, folder: Path) -> None:
-    """Writes the page into the folder."""
-    (folder / FILE_NAME).write_text(render(plan, folder))
+    """Writes the page into the folder, whole or not at all."""
+    new = folder / f"{FILE_NAME}.new"
+    new.write_text(render(plan, folder), errors="backslashreplace")
+    new.replace(folder / FILE_NAME)
 
 
 def render(plan: Plan, folder: Path) -> str:
@@ -92,6 +94,8 @@ def _sweep(part: Sweep, folder: Path, rows: Sequence[Row]) -> Found:
 def _tests(found: Outcomes) -> Found:
     if found.selected is None:
         return NOT_MEASURED, []
+    if not found.selected and not found.failed:
+        return "No test matches.", []
     counts = Counter(line["outcome"] for line in found.lines.values())
     words = [f"{counts[outcome]} {outcome}" for outcome in ("passed", "failed", "skipped")]
     if found.missing:
@@ -152,8 +156,13 @@ def _text(name: str, value: object) -> str:
 
 
 def _cell(text: str) -> str:
-    return " ".join(text.replace("|", "\\|").split())
+    return " ".join(_printable(text).replace("|", "\\|").split())
 
 
 def _quoted(text: str) -> str:
-    return "\n".join(f"    {line}" for line in text.splitlines())
+    return "\n".join(f"    {_printable(line)}" for line in text.splitlines())
+
+
+def _printable(text: str) -> str:
+    """Control characters by their escapes."""
+    return "".join(c if c.isprintable() or c.isspace() else repr(c)[1:-1] for c in text)

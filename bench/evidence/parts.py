@@ -103,7 +103,9 @@ class Suite(Part):
 
     def faults(self, folder: Path) -> list[str]:
         """See `Part`."""
-        return [f"{line['test']} failed" for line in Outcomes.read(folder, self.name).failed]
+        found = Outcomes.read(folder, self.name)
+        nothing = [f"no test matches {self.mark!r}"] if found.selected == [] else []
+        return nothing + [f"{line['test']} failed" for line in found.failed]
 
     def keep(self, folder: Path, ended: Ended) -> None:
         """A test in which the process ended has failed, or it would end the next one too."""
@@ -179,7 +181,7 @@ class Sweep(Part):
         }
         for name, texts in values.items():
             words += ["--set", f"{name}={','.join(texts)}"]
-        return [*words, "--out", str(folder)]
+        return [*words, f"--out={folder}"]
 
     def news(self, line: str) -> str | None:
         """See `Part`; events are those of `bench.events.JsonDisplay`."""

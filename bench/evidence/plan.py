@@ -128,6 +128,8 @@ def _check(given: Mapping[str, Any], known: Mapping[str, Any]) -> None:
         if name not in known:
             raise ValueError(f"unknown name {name!r}: {spec.suggest(name, known)}")
         fits = isinstance(value, known[name])
+        if isinstance(value, bool):  # which Python takes for a number
+            fits = known[name] is bool
         if not fits:
             raise ValueError(f"{name} {value!r}: expected {_WORDS[known[name]]}")
 

@@ -56,11 +56,10 @@ def read(folder: Path, kind: str) -> list[Line]:
             line = json.loads(text)
         except ValueError:
             continue
-        if line.get("schema") != SCHEMA:
-            raise ValueError(
-                f"{path}, line {number}: schema {line.get('schema')!r}: expected {SCHEMA}"
-            )
-        if line["kind"] == kind:
+        schema = line.get("schema") if isinstance(line, dict) else None
+        if schema != SCHEMA:
+            raise ValueError(f"{path}, line {number}: schema {schema!r}: expected {SCHEMA}")
+        if line.get("kind") == kind:
             found.append(line)
     return found
 
