@@ -12,6 +12,7 @@ from bench.trial import Status
 DESCRIPTION = "Which way of training a colorization U-Net is fastest in 8 GB, and costs no quality?"
 
 DEFAULT_PRESET, DEFAULT_GPU_PRESET = "quick", "gpu-8gb"
+DEFAULT_PLAN = "gpu"
 
 _WEEK_S = 7 * 24 * 3600.0
 
@@ -101,8 +102,8 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
         "source",
         nargs="?",
         metavar="PLAN|FILE.toml",
-        default="gpu",
-        help="gpu (default), rehearsal (the same for any CPU, tiny), or a plan of your own",
+        default=DEFAULT_PLAN,
+        help=f"{DEFAULT_PLAN} (default), rehearsal (the same, tiny, for any CPU), or your own",
     )
     command.add_argument("--out", metavar="DIR", help="folder to write or to go on in")
     command.add_argument(

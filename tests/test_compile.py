@@ -17,7 +17,8 @@ every combination that the device supports. What is tuned takes longest and is o
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -51,18 +52,6 @@ ON_CPU = [
         "fp32+max-autotune",
     )
 ]
-EVERY_ON_CPU = [
-    pytest.param(variant, marks=() if variant in ON_CPU else pytest.mark.slow, id=variant.name)
-    for variant in (
-        Variant(precision, memory_format, compile=mode, checkpointing=checkpointing)
-        for precision, memory_format, mode, checkpointing in itertools.product(
-            (Precision.FP32, Precision.BF16),
-            MemoryFormat,
-            (Compile.DEFAULT, Compile.MAX_AUTOTUNE),
-            Checkpointing,
-        )
-    )
-]
 ON_CUDA = [
     Variant.parse(name)
     for name in (
@@ -74,18 +63,27 @@ ON_CUDA = [
         "bf16+channels_last+reduce-overhead+blocks",
     )
 ]
-EVERY_ON_CUDA = [
-    pytest.param(variant, marks=() if variant in ON_CUDA else pytest.mark.slow, id=variant.name)
-    for variant in (
-        Variant(precision, memory_format, compile=mode, checkpointing=checkpointing)
-        for mode, precision, memory_format, checkpointing in itertools.product(
-            (Compile.DEFAULT, Compile.REDUCE_OVERHEAD, Compile.MAX_AUTOTUNE),
-            Precision,
-            MemoryFormat,
-            Checkpointing,
+
+
+def every(precisions: Iterable[Precision], modes: Sequence[Compile], always: list[Variant]) -> Any:
+    """All combinations; those that need not run always are slow. What is tuned comes last."""
+    return [
+        pytest.param(variant, marks=() if variant in always else pytest.mark.slow, id=variant.name)
+        for variant in (
+            Variant(precision, memory_format, compile=mode, checkpointing=checkpointing)
+            for mode, precision, memory_format, checkpointing in itertools.product(
+                modes, precisions, MemoryFormat, Checkpointing
+            )
         )
-    )
-]
+    ]
+
+
+EVERY_ON_CPU = every(
+    (Precision.FP32, Precision.BF16), (Compile.DEFAULT, Compile.MAX_AUTOTUNE), ON_CPU
+)
+EVERY_ON_CUDA = every(
+    Precision, (Compile.DEFAULT, Compile.REDUCE_OVERHEAD, Compile.MAX_AUTOTUNE), ON_CUDA
+)
 
 
 def limits(variant: Variant, device: torch.device) -> dict[str, float]:

@@ -4,16 +4,11 @@ Run as a program: a budget holds for the process that it is enforced on.
 """
 
 import json
+import os
 import sys
 from typing import Any
 
-from bench.budget import (
-    DEFAULT_BUDGET_BYTES,
-    default_budget,
-    enforce,
-    is_out_of_memory,
-    parse_bytes,
-)
+from bench.budget import default_budget, enforce, is_out_of_memory, parse_bytes
 from bench.monitor import nvml_free_bytes, nvml_process_bytes, read_proc_status
 
 BLOCK_BYTES = 2**24
@@ -42,12 +37,11 @@ def audit(device: str, budget_bytes: int, gpu_uuid: str | None = None) -> dict[s
     """
     import torch
 
-    on_gpu = gpu_uuid is not None
     free_before = nvml_free_bytes(gpu_uuid) if gpu_uuid else None
     budget = enforce(device, budget_bytes, gpu_uuid)
     found: dict[str, Any] = dict(budget.limits)
-    if on_gpu:
-        found["libraries_bytes"] = _load_libraries(device, found["context_bytes"], gpu_uuid or "")
+    if gpu_uuid:
+        found["libraries_bytes"] = _load_libraries(device, found["context_bytes"], gpu_uuid)
 
     def block() -> torch.Tensor:
         return torch.ones(BLOCK_BYTES, dtype=torch.uint8, device=device)
@@ -60,8 +54,7 @@ def audit(device: str, budget_bytes: int, gpu_uuid: str | None = None) -> dict[s
     except (RuntimeError, MemoryError) as error:
         found |= {"refused": True, "recognized": is_out_of_memory(error), "message": _line(error)}
     found["taken_bytes"] = len(blocks) * BLOCK_BYTES
-    peaks = budget.peak()
-    found |= peaks
+    found |= budget.peak()
     if gpu_uuid:
         torch.cuda.synchronize(device)
         free_now = nvml_free_bytes(gpu_uuid)
@@ -90,8 +83,6 @@ def _load_libraries(device: str, context_bytes: int | None, gpu_uuid: str) -> in
         What the process has beyond the allocator's memory and the context as it was; `None` where
         NVML does not tell.
     """
-    import os
-
     import torch
 
     image = torch.rand(4, 16, 64, 64, device=device, requires_grad=True)
@@ -120,7 +111,7 @@ def main() -> None:
         found = audit(device, asked, gpu_uuid or None)
     except ValueError as error:
         sys.exit(str(error))
-    sys.stdout.write(json.dumps(found | {"default": asked == DEFAULT_BUDGET_BYTES}) + "\n")
+    sys.stdout.write(json.dumps(found) + "\n")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from bench.evidence.parts import Budget, Part, Suite, Sweep
 from bench.evidence.plan import Plan
 from bench.journal import Row
 from bench.report import tables, views
-from bench.report.frame import cell_frame
+from bench.report.frame import OUTSIDE_GIT, cell_frame
 from bench.report.page import NOT_MEASURED, NOT_READABLE
 
 FILE_NAME = "evidence.md"
@@ -132,7 +132,7 @@ def _budget(found: Mapping[str, Any], faults: Sequence[str]) -> Found:
 
 def _machine(machines: Sequence[record.Line]) -> list[str]:
     machine = machines[-1]
-    code = {line["environment"]["commit"] or "outside git" for line in machines}
+    code = dict.fromkeys(line["environment"]["commit"] or OUTSIDE_GIT for line in machines)
     calls = f"Calls: {len(machines)}, the last one at {machine['at']}. Commit: {', '.join(code)}."
     # What is none in an environment is not there; of a card it is not readable.
     figures = {name: value for name, value in machine["environment"].items() if value is not None}

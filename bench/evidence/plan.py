@@ -12,7 +12,6 @@ from bench.evidence.parts import Budget, Part, Suite, Sweep
 from bench.report.views import VIEWS
 
 PLANS = Path(__file__).parent / "plans"
-DEFAULT_PLAN = "gpu"
 
 _NUMBER = int | float
 _WORDS = {
