@@ -39,7 +39,9 @@ class Trial:
         seed: Seeds weights and sample order.
         round: Repetition number, from 0; a repetition is a new process with the same seed.
         samples: Training samples in all, equal for all trials that are compared.
-        warmup_steps: Steps after the first one that are timed but not reported.
+        warmup_steps: At least so many steps after the first one are timed but not reported; more
+            until `bench.stats.has_settled` says so of the last so many of them, or only
+            `measured_steps` whole batches are left.
         measured_steps: At least so many steps make the measured window.
         device: `cpu`, `cuda` or `cuda:N`.
         budget_bytes: Memory the trial's process may use.
@@ -121,6 +123,8 @@ class TrialResult:
         step_phase_s: For every training step, the seconds of each of `PHASES`.
         step_samples: Samples in each step.
         window: The measured steps, as the half-open range `[first, last)`.
+        settled: Whether step times had settled when the window began; `None` where that cannot be
+            told from less than two steps of warm-up.
         losses: Training loss of every step; a value that is not finite is `None`.
         memory: Peaks and limits, in bytes.
         quality: What the workload's evaluation found.
@@ -147,6 +151,7 @@ class TrialResult:
     step_phase_s: list[list[float]] = field(default_factory=list)
     step_samples: list[int] = field(default_factory=list)
     window: list[int] = field(default_factory=list)
+    settled: bool | None = None
     losses: list[float | None] = field(default_factory=list)
     memory: dict[str, int | str | None] = field(default_factory=dict)
     quality: dict[str, float] = field(default_factory=dict)

@@ -20,6 +20,7 @@ import torch
 from bench import budget as memory_budget
 from bench.compilation import Compilation
 from bench.environment import describe_device
+from bench.stats import has_settled
 from bench.steps import StepBoard
 from bench.trial import PHASES, Status, Trial, TrialResult
 from bench.workload import TaskFactory, load_object
@@ -239,18 +240,20 @@ def _train(
 
     device = torch.device(trial.device)
     batches = list(sample_batches(trial, request["train_size"]))
-    first = 1 + trial.warmup_steps
+    earliest = 1 + trial.warmup_steps
     last = measured_until(trial)
+    latest = last - trial.measured_steps
     if cold:
-        batches = batches[:first]
+        batches = batches[:earliest]
     result.step_samples = [len(indices) for indices in batches]
-    result.window = [first, last]
     losses = torch.full((len(batches),), float("nan"), device=device)
     clock: StepClock = CudaClock(device) if device.type == "cuda" else CpuClock()
     board = StepBoard(Path(request["board"]))
-    # In this order, so that without warm-up the second step begins the measured window.
-    phases = {0: "first_step", 1: "warming_up", first: "measuring", last: "training"}
+    phases = {0: "first_step", 1: "warming_up", last: "training"}
     compilations: dict[str, Compilation] = {}
+
+    def steps_s() -> list[float]:
+        return [sum(phases_s) for phases_s in by_step(clock.intervals_s())]
 
     def enter(phase: str) -> None:
         """Notes what belongs to the phase that ends; its end is no part of the measured window."""
@@ -270,6 +273,11 @@ def _train(
             peaks = budget.peak()
             result.memory.update({f"first_step_{name}": peaks[name] for name in peaks})
             budget.reset_peak()
+        if step >= earliest and not result.window and not cold:
+            result.settled = has_settled(steps_s()[step - trial.warmup_steps :])
+            if result.settled is not False or step == latest:
+                result.window = [step, last]
+                phases[step] = "measuring"  # without warm-up, in the place of it
         if step in phases and not cold:
             enter(phases[step])
         board.begin(step + 1)
@@ -286,9 +294,7 @@ def _train(
         clock.mark()
     if last == len(batches) and not cold:
         enter("training")
-    intervals = clock.intervals_s()
-    width = len(PHASES)
-    result.step_phase_s = [intervals[i : i + width] for i in range(0, len(intervals), width)]
+    result.step_phase_s = by_step(clock.intervals_s())
     if compile_cache:
         done = Compilation.now()
         if not done.graphs:
@@ -353,6 +359,12 @@ def sample_batches(trial: Trial, train_size: int) -> Iterator[np.ndarray]:
     stream = np.concatenate([order.permutation(train_size) for _ in range(passes)])
     for start in range(0, trial.samples, trial.batch_size):
         yield stream[start : min(start + trial.batch_size, trial.samples)]
+
+
+def by_step(intervals_s: list[float]) -> list[list[float]]:
+    """A clock's intervals, those of each step together."""
+    width = len(PHASES)
+    return [intervals_s[i : i + width] for i in range(0, len(intervals_s), width)]
 
 
 def measured_until(trial: Trial) -> int:
