@@ -18,6 +18,12 @@ _WEEK_S = 7 * 24 * 3600.0
 
 FORMATS = ("table", "md", "csv", "json")
 
+GATES = {
+    "fail-if-slower": "has so many fewer images/s",
+    "fail-if-more-memory": "has so much higher a memory peak",
+    "fail-if-mse-worse": "has so much higher a final MSE",
+}
+
 
 class Parser(argparse.ArgumentParser):
     """Raises `ValueError` for a mistake, so that it is told in one line like any other."""
@@ -96,6 +102,27 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
             metavar="N",
             help=f"with --view compiled-vs-eager: what is done sooner in N {words}",
         )
+
+    command = add("compare", "Judge one folder against another, or one variant against another")
+    command.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="A, and then B")
+    command.add_argument(
+        "--variants", nargs=2, metavar=("A", "B"), help="two of one folder, instead of two folders"
+    )
+    command.add_argument(
+        "--margin",
+        metavar="PERCENT",
+        default="2%",
+        help="what differs by no more is the same (default: 2%%)",
+    )
+    command.add_argument(
+        "--ignore", action="append", default=[], metavar="KEY", help="compare though this differs"
+    )
+    for option, words in GATES.items():
+        command.add_argument(f"--{option}", metavar="PERCENT", help=f"exit with 1 if B {words}")
+    command.add_argument(
+        "--strict", action="store_true", help="exit with 3 if a gate or a verdict is inconclusive"
+    )
+    command.add_argument("--format", metavar="|".join(FORMATS), default=FORMATS[0], dest="style")
 
     command = add("evidence", "Make the most of a few minutes on a machine that is there only now")
     command.add_argument(
@@ -208,6 +235,21 @@ def _number(text: str) -> float:
         return float(text)
     except ValueError:
         return math.nan
+
+
+def share(option: str, text: str) -> float:
+    """A percentage of the command line, as 5% or 5, as a share."""
+    percent = _number(text.removesuffix("%"))
+    if not 0 < percent < 100:
+        raise ValueError(f"{option} {text!r}: expected a percentage above 0 and below 100")
+    return percent / 100
+
+
+def style(options: argparse.Namespace) -> str:
+    """The value of `--format`."""
+    if options.style not in FORMATS:
+        raise ValueError(f"--format {options.style!r}: {spec.suggest(options.style, FORMATS)}")
+    return str(options.style)
 
 
 def retry(words: Sequence[str]) -> frozenset[Status]:

@@ -25,7 +25,7 @@ from bench.trial import Status, Trial
 if TYPE_CHECKING:
     from bench.report.page import Page
 
-EXIT_FAILED, EXIT_MISTAKE, EXIT_INTERRUPTED = 1, 2, 130
+EXIT_FAILED, EXIT_MISTAKE, EXIT_INCONCLUSIVE, EXIT_INTERRUPTED = 1, 2, 3, 130
 
 
 class Output(Console):
@@ -248,8 +248,7 @@ def _expected(trial: Trial, statuses: dict[str, Status], durations: Durations) -
 
 
 def _report(options: Namespace) -> int:
-    if options.style not in FORMATS:
-        raise ValueError(f"--format {options.style!r}: {spec.suggest(options.style, FORMATS)}")
+    style = arguments.style(options)
     lengths = {name: arguments.run_length(options, name) for name in ("images", "epochs")}
     page = _page(journal.read(options.folder))
     if options.view is not None:
@@ -258,11 +257,46 @@ def _report(options: Namespace) -> int:
         page = views.page(page.frame, options.view, **lengths)
     elif any(length is not None for length in lengths.values()):
         raise ValueError("--images and --epochs: expected with --view compiled-vs-eager")
-    if options.style == "table":
+    _write_page(page, style)
+    return 0
+
+
+def _write_page(page: "Page", style: str) -> None:
+    if style == "table":
         _print_page(Output(), page)
     else:
-        sys.stdout.write(_render(page, options.style))
-    return 0
+        sys.stdout.write(_render(page, style))
+
+
+def _compare(options: Namespace) -> int:
+    from bench.report.compare import MEMORY, QUALITY, SPEED, Gate, Side, by_variant, compare
+
+    style, margin = arguments.style(options), arguments.share("--margin", options.margin)
+    gates = [
+        Gate(f"--{option}", figure, arguments.share(f"--{option}", text))
+        for option, figure in zip(arguments.GATES, (SPEED, MEMORY, QUALITY), strict=True)
+        if (text := getattr(options, option.replace("-", "_"))) is not None
+    ]
+    asked = 1 if options.variants else 2
+    if len(options.folders) != asked:
+        beside = "one folder beside --variants" if asked == 1 else "two folders, or --variants"
+        raise ValueError(f"compare {' '.join(map(str, options.folders))}: expected {beside}")
+    if options.variants:
+        sides = by_variant(journal.read(options.folders[0]), options.variants)
+    else:
+        sides = [Side(str(folder), journal.read(folder)) for folder in options.folders]
+    there, here = sides
+    found = compare(there, here, margin, gates, options.ignore)
+    _write_page(found.page, style)
+    console = Output(stderr=style != "table")
+    for text in found.failed:
+        _line(console, f"Failed: {text}", style="bold red")
+    for text in found.undecided:
+        _line(console, f"Not shown: {text}", style="bold")
+    if found.failed:
+        return EXIT_FAILED
+    undecided = bool(found.undecided) if gates else found.inconclusive
+    return EXIT_INCONCLUSIVE if options.strict and undecided else 0
 
 
 def _evidence(options: Namespace) -> int:
@@ -290,5 +324,6 @@ COMMANDS: dict[str, Callable[[Namespace], int]] = {
     "plan": _plan,
     "trial": _trial,
     "report": _report,
+    "compare": _compare,
     "evidence": _evidence,
 }

@@ -108,9 +108,18 @@ def check_comparable(row: Row, other: Row, where: str) -> None:
     Raises:
         ValueError: Naming the first key that differs, and both values.
     """
+    for name, (there, here) in differences(row, other).items():
+        check_equal(name, there, here, where)
+
+
+def differences(row: Row, other: Row) -> dict[str, tuple[Any, Any]]:
+    """What keeps two rows from being compared: name -> its value in the one and the other."""
     there, here = row.circumstances, other.circumstances
-    for name in there | here:
-        check_equal(name, there.get(name), here.get(name), where)
+    return {
+        name: (there.get(name), here.get(name))
+        for name in there | here
+        if there.get(name) != here.get(name)
+    }
 
 
 def check_same_question(trial: Trial, other: Trial, where: str) -> None:

@@ -1,7 +1,6 @@
 """The parent's side of one trial: starts its process, watches it, ends it."""
 
 import contextlib
-import dataclasses
 import json
 import os
 import select
@@ -161,7 +160,7 @@ class Runner:
             compiled: Whether the trial is of a compiled variant.
             again: Whether another round of the same cell is to come, which finds the cache filled.
         """
-        cache = Path(self._folder.name) / dataclasses.replace(trial, round=0).key
+        cache = Path(self._folder.name) / trial.cell.key
         request = {
             "trial": trial.to_json(),
             "task": self._task,

@@ -1,10 +1,41 @@
-"""Statistics of a measurement: floats in, floats out."""
+"""Statistics of a measurement: floats in, floats out.
 
-from collections.abc import Sequence
-from statistics import median
+A round, that is a process, is one observation: steps within a process are not independent. Two
+cells are compared by the logarithms of their ratio in every round, so that what a round does to
+both alike cancels. The mean of these is the logarithm of the geometric mean ratio.
+
+Of fewer than `MANY_ROUNDS` rounds, an interval is Student's t interval; of more, a studentized
+bootstrap over rounds (Efron & Tibshirani, An Introduction to the Bootstrap, 1993, section 12.5),
+which also holds where rounds scatter lopsidedly. Percentiles of a plain bootstrap would cover far
+less than they say until there are dozens of rounds.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from functools import cache
+from statistics import fmean, median, stdev
+from typing import Any
+
+import numpy as np
 
 SETTLED_PERCENT = 2.0
 """Steps that become faster by more than this are still warming up."""
+
+LEVEL = 0.95
+"""Confidence level of the intervals that are shown."""
+
+ALPHA = 0.005
+"""How often a verdict may call equal things different, all cells of one comparison together."""
+
+LEAST_ROUNDS = 5
+"""For any verdict. Where processes are of two kinds at random, one comparison of two equal cells in
+2**(2 * rounds - 1) finds all rounds of the one on this side and of the other on that: 3 % of them
+at 3 rounds, 0.2 % at 5."""
+
+MANY_ROUNDS = 20
+"""From so many on, the rounds themselves tell how they scatter: the bootstrap takes over."""
 
 
 def has_settled(steps_s: Sequence[float]) -> bool | None:
@@ -21,3 +52,267 @@ def has_settled(steps_s: Sequence[float]) -> bool | None:
     if not half:
         return None
     return median(steps_s[-half:]) >= (1 - SETTLED_PERCENT / 100) * median(steps_s[:half])
+
+
+def t_probability(t: float, degrees: int) -> float:
+    """P(|T| <= t) of Student's t distribution.
+
+    Exact: Abramowitz & Stegun, Handbook of Mathematical Functions, 26.7.3 and 26.7.4.
+
+    Args:
+        t: Not negative.
+        degrees: Degrees of freedom, at least 1.
+    """
+    theta = math.atan(t / math.sqrt(degrees))
+    odd = degrees % 2
+    term = total = math.cos(theta) if odd else 1.0
+    for k in range(2 + odd, degrees - 1, 2):  # each power of the cosine by the one before
+        term *= math.cos(theta) ** 2 * (k - 1) / k
+        total += term
+    if not odd:
+        return math.sin(theta) * total
+    return 2 / math.pi * (theta + (math.sin(theta) * total if degrees > 1 else 0.0))
+
+
+@cache
+def t_quantile(level: float, degrees: int) -> float:
+    """The t with P(|T| <= t) = level, by bisection; see `t_probability`."""
+    low, high = 0.0, 1.0
+    while t_probability(high, degrees) < level:
+        low, high = high, 2 * high
+    while high - low > 1e-12 * high:
+        middle = (low + high) / 2
+        if t_probability(middle, degrees) < level:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+class Method(StrEnum):
+    """How an interval was found."""
+
+    T = "t"
+    BOOTSTRAP = "bootstrap"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A geometric mean over rounds and its confidence interval.
+
+    Attributes:
+        value: The geometric mean.
+        low, high: The interval's ends; both `nan` for a single round, which tells of no spread.
+        rounds: How many it comes from.
+        method: How the interval was found.
+    """
+
+    value: float
+    low: float
+    high: float
+    rounds: int
+    method: Method
+
+    @property
+    def width(self) -> float:
+        """The interval's width as a share: 0.02 where its upper end is 2 % above its lower."""
+        return self.high / self.low - 1
+
+
+def estimate(logs: Sequence[float], level: float = LEVEL) -> Estimate:
+    """The mean of logarithms and its interval, as `Estimate` of what they are logarithms of.
+
+    Args:
+        logs: One for each round, at least one.
+        level: Confidence level.
+    """
+    rounds, mean = len(logs), fmean(logs)
+    method = Method.T if rounds < MANY_ROUNDS else Method.BOOTSTRAP
+    if rounds == 1:
+        return Estimate(math.exp(mean), math.nan, math.nan, rounds, method)
+    error = stdev(logs) / math.sqrt(rounds)
+    if method is Method.T:
+        below = above = t_quantile(level, rounds - 1)
+    else:
+        below, above = _bootstrap_t(np.asarray(logs), level)
+    low, high = mean - below * error, mean + above * error
+    return Estimate(math.exp(mean), math.exp(low), math.exp(high), rounds, method)
+
+
+def _bootstrap_t(logs: np.ndarray, level: float) -> tuple[float, float]:
+    """How many standard errors the interval reaches below and above the mean.
+
+    Args:
+        logs: Of shape (rounds,).
+        level: Confidence level.
+    """
+    tail = (1 - level) / 2
+    # Ten resamples beyond each end, and no more than some 100 MB of them.
+    count = min(max(4000, math.ceil(10 / tail)), 10_000_000 // len(logs))
+    drawn = logs[np.random.default_rng(0).integers(len(logs), size=(count, len(logs)))]
+    errors = drawn.std(axis=1, ddof=1) / math.sqrt(len(logs))
+    some = errors > 0
+    if not some.any():  # all rounds are equal
+        return 0.0, 0.0
+    t = (drawn.mean(axis=1)[some] - logs.mean()) / errors[some]
+    low, high = np.quantile(t, [tail, 1 - tail])
+    return float(high), float(-low)
+
+
+def paired_logs(values: Mapping[Any, float], others: Mapping[Any, float]) -> list[float]:
+    """Logarithms of value / other in every round that both have.
+
+    Args:
+        values: Round -> positive value.
+        others: The same of what they are compared with.
+    """
+    return [math.log(values[k] / others[k]) for k in sorted(values.keys() & others.keys())]
+
+
+class Direction(StrEnum):
+    """What is known of a ratio."""
+
+    HIGHER = "higher"
+    LOWER = "lower"
+    SAME = "same"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What rounds tell of a ratio.
+
+    Attributes:
+        ratio: The geometric mean ratio and its interval at `LEVEL`.
+        strict: The same at the level that the verdict is held to; `None` for too few rounds.
+        direction: What is shown.
+        why: Where nothing is: what is missing, in words; otherwise empty.
+    """
+
+    ratio: Estimate
+    strict: Estimate | None
+    direction: Direction
+    why: str
+
+
+def judge(
+    logs: Sequence[float], floor: float, margin: float, comparisons: int = 1, unit: str = "round"
+) -> Judgement:
+    """Whether a ratio is shown to differ from 1, or to lie near it.
+
+    A difference needs both: an interval at 1 - `ALPHA` / `comparisons` (Bonferroni) without 1 in
+    it, and a ratio beyond the noise floor. Equivalence needs that interval to lie within the margin
+    (two one-sided tests; Schuirmann 1987), and a floor that does. What is equal to the last bit in
+    every round is the same, however few they are.
+
+    Args:
+        logs: Of the ratio, one for each round, at least one.
+        floor: Logarithm of a ratio that equal things may show; not negative.
+        margin: Differences up to this share do not matter: 0.02 for ratios from 1/1.02 to 1.02.
+        comparisons: How many are made at once.
+        unit: What the logarithms are of, in words.
+    """
+    ratio = estimate(logs)
+    if not any(logs):
+        equal = replace(ratio, low=1.0, high=1.0)
+        return Judgement(equal, equal, Direction.SAME, "")
+    if ratio.rounds < LEAST_ROUNDS:
+        few = f"{ratio.rounds} {unit}{'s' if ratio.rounds > 1 else ''}, {LEAST_ROUNDS} are needed"
+        return Judgement(ratio, None, Direction.UNKNOWN, few)
+    strict = estimate(logs, 1 - ALPHA / comparisons)
+    differs = strict.low > 1 or strict.high < 1
+    near = 1 + margin
+    why = ""
+    if differs and abs(math.log(ratio.value)) > floor:
+        direction = Direction.HIGHER if ratio.value > 1 else Direction.LOWER
+    elif math.exp(floor) <= near and 1 / near <= strict.low and strict.high <= near:
+        direction = Direction.SAME
+    else:
+        direction = Direction.UNKNOWN
+        why = "below the noise floor" if differs else "too noisy"
+    return Judgement(ratio, strict, direction, why)
+
+
+@dataclass(frozen=True)
+class Noise:
+    """How log ratios of equal things scatter about 0.
+
+    Attributes:
+        spread: Standard deviation in one round.
+        degrees: Degrees of freedom that it is known with, at least 1.
+    """
+
+    spread: float
+    degrees: int
+
+    def floor(self, rounds: int) -> float:
+        """The noise floor: the log ratio that 1 of 20 comparisons of equal things exceeds."""
+        return t_quantile(0.95, self.degrees) * self.spread / math.sqrt(rounds)
+
+
+def pooled_noise(groups: Sequence[Sequence[float]]) -> Noise | None:
+    """The noise of a comparison by its own rounds.
+
+    Args:
+        groups: Log ratios of comparable cells, one for each round; each cell about its own mean.
+
+    Returns:
+        `None` if no group has two rounds.
+    """
+    degrees = sum(len(logs) - 1 for logs in groups if logs)
+    if not degrees:
+        return None
+    squares = sum((value - fmean(logs)) ** 2 for logs in groups for value in logs)
+    return Noise(math.sqrt(squares / degrees), degrees)
+
+
+def paired_noise(values: Sequence[float]) -> Noise:
+    """The noise of cells that are measured in turn.
+
+    Args:
+        values: Positive ones, of equal processes in the order they ran; at least two. Each two in a
+            row are a comparison of equal things.
+    """
+    pairs = list(zip(values[::2], values[1::2], strict=False))
+    squares = sum(math.log(b / a) ** 2 for a, b in pairs)
+    return Noise(math.sqrt(squares / len(pairs)), len(pairs))
+
+
+def sequential_floor(values: Sequence[float], rounds: int) -> float:
+    """The noise floor of cells that are measured one after the other, so that drift tells.
+
+    Args:
+        values: See `paired_noise`.
+        rounds: Of a comparison; of more than half of the processes, half of them.
+
+    Returns:
+        The largest log ratio between the geometric means of so many processes and of as many that
+        ran next; at least the floor of cells that are measured in turn.
+    """
+    logs = np.log(values)
+    count = min(rounds, len(logs) // 2)
+    found = [
+        abs(float(logs[k : k + count].mean() - logs[k + count : k + 2 * count].mean()))
+        for k in range(len(logs) - 2 * count + 1)
+    ]
+    return max(*found, paired_noise(values).floor(rounds))
+
+
+def rounds_to_show(percent: float, noise: Noise, most: int = 1000) -> int | None:
+    """How many rounds show a difference, in 19 of 20 comparisons of two cells.
+
+    Args:
+        percent: So much higher is one of them.
+        noise: Of such comparisons.
+        most: Is tried.
+
+    Returns:
+        The least number for which the difference exceeds the noise floor, and the interval that
+        `judge` asks for by another t quantile; `None` beyond `most`.
+    """
+    effect = math.log1p(percent / 100)
+    for rounds in range(LEAST_ROUNDS, most + 1):
+        quantiles = t_quantile(1 - ALPHA, rounds - 1) + t_quantile(0.90, rounds - 1)
+        if effect > max(quantiles * noise.spread / math.sqrt(rounds), noise.floor(rounds)):
+            return rounds
+    return None

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any
 
@@ -66,6 +66,11 @@ class Trial:
         asked = {name: value for name, value in self.to_json().items() if name != "variant"}
         text = json.dumps(asked, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def cell(self) -> "Trial":
+        """The first round of the same cell, by which all its rounds may be found."""
+        return replace(self, round=0)
 
     @property
     def label(self) -> str:

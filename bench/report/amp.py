@@ -4,7 +4,7 @@ import pandas as pd
 
 from bench.report.cells import label
 from bench.report.frame import Record
-from bench.report.page import NOT_READABLE, Column, Page
+from bench.report.page import NOT_READABLE, Column, Page, ratio_text
 from bench.report.pairs import BOTH, best_of, faster_or_slower, find, ratio
 
 NAME = "amp"
@@ -36,7 +36,7 @@ def amp(cells: list[Record]) -> Page:
         share = f", in {best['memory_ratio']:.2f}x the memory" if known else ""
         return (
             f"{faster_or_slower('Reduced precision', lines)}; the best, {label(best)}, was "
-            f"{best['speedup']:.2f}x{share}, to a final MSE of {best['final_mse']:.1f} "
+            f"{ratio_text(best, 'speedup')}{share}, to a final MSE of {best['final_mse']:.1f} "
             f"({pairs.axis.plain}: {best['twin_final_mse']:.1f})."
         )
 

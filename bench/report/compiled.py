@@ -7,7 +7,7 @@ import pandas as pd
 
 from bench.report.frame import Record
 from bench.report.notes import compile_seconds_note
-from bench.report.page import Column, Page
+from bench.report.page import Column, Page, ratio_text
 from bench.report.pairs import (
     BOTH,
     Pair,
@@ -143,7 +143,7 @@ def _verdict(lines: list[Record]) -> str:
         return "No pair ended well on both sides: nothing can be said of compiling."
     return (
         f"{faster_or_slower('Compiling', lines)}; the best, {_name(best)}, was "
-        f"{best['speedup']:.2f}x and {_pays(best)}."
+        f"{ratio_text(best, 'speedup')} and {_pays(best)}."
     )
 
 

@@ -4,6 +4,7 @@ Names carry units; `results/README.md` defines every column.
 """
 
 import json
+import math
 import shlex
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -14,8 +15,10 @@ import pandas as pd
 from bench.budget import GIB
 from bench.journal import Row, check_comparable
 from bench.monitor import cpu_percent
-from bench.report import compilation
+from bench.noise import class_of, of_class
+from bench.report import compilation, contrast
 from bench.spec import DEFAULT_WORKLOAD
+from bench.stats import estimate
 from bench.trial import PHASES, Status
 
 Record = dict[str, Any]
@@ -25,7 +28,6 @@ CELL = ("variant", "batch_size", "settings", "seed")
 """What makes a cell of the table; its rounds are repetitions."""
 
 _MEDIAN = (
-    "images_per_s",
     "step_ms",
     "slowdown",
     *(f"{phase}_ms" for phase in PHASES),
@@ -78,7 +80,9 @@ def trial_frame(rows: Sequence[Row]) -> pd.DataFrame:
 
 
 def cell_frame(rows: Sequence[Row]) -> pd.DataFrame:
-    """One line per cell of the table: medians over the rounds that ended well, and speed-ups.
+    """One line per cell of the table: what its rounds that ended well come to, and speed-ups.
+
+    Rates and their ratios are geometric means with intervals; all else are medians.
 
     Raises:
         ValueError: There are no rows, or they cannot be compared.
@@ -101,15 +105,20 @@ def cell_frame(rows: Sequence[Row]) -> pd.DataFrame:
     plain_axes = _plain_axes(cells)
     for cell in cells:
         cell["plain_axes"] = plain_axes
-        cell.update(_speedups(cell, cells))
-        cell["fastest"] = _may_win(cell) and cell["images_per_s"] == max(
-            other["images_per_s"]
-            for other in cells
-            if _may_win(other) and other["settings"] == cell["settings"]
-        )
+    _add_speedups(cells)
+    _add_fastest(cells)
     frame = pd.DataFrame(cells)
-    numbers = [*medians, "card_gib", "speedup", "speedup_vs_seed"]
-    counts = [*compilation.COUNTS, "train_size", "seed_batch_size"]
+    ratios = ("speedup", "speedup_vs_seed")
+    numbers = [
+        *medians,
+        *("images_per_s", "images_per_s_low", "images_per_s_high", "noise_percent", "card_gib"),
+        *(f"{name}{end}" for name in ratios for end in ("", "_low", "_high", "_floor_percent")),
+    ]
+    counts = [
+        *compilation.COUNTS,
+        *("train_size", "seed_batch_size", "noise_pairs"),
+        *(f"{name}_rounds" for name in ratios),
+    ]
     return frame.astype(dict.fromkeys(numbers, float) | dict.fromkeys(counts, "Int64"))
 
 
@@ -119,14 +128,17 @@ def _cell(group: pd.DataFrame, medians: Sequence[str]) -> Record:
     good = group[group["status"] == Status.OK]
     cell: Record = dict(group.iloc[0].drop(["key", "round"]))
     cell.update({name: good[name].median() if len(good) else None for name in medians})
-    # A round that did not come so far knows nothing of the card.
-    for name in ("memory_mode", "card_gib"):
+    # A round that did not come so far knows nothing of the card, an early one nothing of the noise.
+    for name in ("memory_mode", "card_gib", "noise_percent", "noise_pairs"):
         cell[name] = next(iter(group[name].dropna()), None)
     told = compilation.of_rounds(good)
     if cell["slowdown"] is not None and cell["slowdown"] > BUSY:
         told["flags"] = "; ".join(filter(None, (told["flags"], BUSY_FLAG)))
+    settled = list(good["settled"].dropna())
     return cell | {
+        **_rates(good),
         **told,
+        "settled": all(settled) if settled else None,
         "commit": _commits(group["commit"]),
         "dirty": _any(group["dirty"]),
         "status": worst,
@@ -164,24 +176,58 @@ def _plain_axes(cells: Sequence[Record]) -> str | None:
     return next(told, None) or next(measured, None)
 
 
-def _speedups(cell: Record, cells: Sequence[Record]) -> Record:
+def _rates(good: pd.DataFrame) -> Record:
+    """The rounds' images/s, their geometric mean and its interval."""
+    rates = dict(zip(good["round"], good["images_per_s"], strict=True))
+    found = dict.fromkeys(("images_per_s", "images_per_s_low", "images_per_s_high", "interval"))
+    if rates:
+        rate = estimate([math.log(rate) for rate in rates.values()])
+        found = {
+            "images_per_s": rate.value,
+            "images_per_s_low": rate.low,
+            "images_per_s_high": rate.high,
+            "interval": rate.method.value if rate.rounds > 1 else None,
+        }
+    return found | {"rates": json.dumps(rates)}
+
+
+def _add_speedups(cells: Sequence[Record]) -> None:
     """`speedup`, `speedup_vs_seed` and the batch size that the latter refers to."""
-    plain = {
-        other["batch_size"]: other["images_per_s"]
-        for other in plain_cells(cell, cells)
-        if other["rounds_ok"] and not other["flags"]
-    }
-    largest = max(filter(is_power_of_two, plain), default=None)
-    rate = cell["images_per_s"]
-    return {
-        "speedup": _ratio(rate, plain.get(cell["batch_size"])),
-        "speedup_vs_seed": _ratio(rate, plain.get(largest)),
-        "seed_batch_size": largest,
-    }
+    same_batch, at_seed = [], []
+    for cell in cells:
+        plain = {
+            other["batch_size"]: other
+            for other in plain_cells(cell, cells)
+            if other["rounds_ok"] and not other["flags"]
+        }
+        largest = max(filter(is_power_of_two, plain), default=None)
+        cell["seed_batch_size"] = largest
+        same_batch.append(plain.get(cell["batch_size"]))
+        at_seed.append(plain.get(largest))
+    for name, references in (("speedup", same_batch), ("speedup_vs_seed", at_seed)):
+        for cell, columns in zip(cells, contrast.ratios(name, cells, references), strict=True):
+            cell.update(columns)
 
 
-def _ratio(value: float | None, reference: float | None) -> float | None:
-    return None if value is None or reference is None else value / reference
+def _add_fastest(cells: Sequence[Record]) -> None:
+    """Which cell has the highest rate under its settings, and which it is not shown to beat."""
+    for cell in cells:
+        rivals = [
+            other for other in cells if _may_win(other) and other["settings"] == cell["settings"]
+        ]
+        cell["fastest"] = cell in rivals and cell["images_per_s"] == max(
+            rival["images_per_s"] for rival in rivals
+        )
+        others = [rival for rival in rivals if rival is not cell]
+        asked = others if cell["fastest"] else []
+        verdicts = contrast.judge_all([contrast.of_cells(cell, other) for other in asked])
+        cell["as_fast"] = json.dumps(
+            [
+                f"{other['variant']} b{other['batch_size']}"
+                for other, verdict in zip(others, verdicts, strict=False)
+                if not verdict or verdict.word != "faster"
+            ]
+        )
 
 
 def plain_cells(cell: Record, cells: Iterable[Record]) -> list[Record]:
@@ -214,6 +260,8 @@ def trial_record(row: Row) -> Record:
         "batch_size": trial.batch_size,
         "status": result.status,
         "images_per_s": None,
+        "settled": result.settled,
+        **_noise(row),
         "step_ms": None,
         "slowdown": None,
         **{f"{phase}_ms": None for phase in PHASES},
@@ -260,6 +308,15 @@ def trial_record(row: Row) -> Record:
 def _baselines(row: Row) -> dict[str, str]:
     """The workload's baselines: figure -> what it is, in words; none in rows of old."""
     return dict(row.workload.get("baselines", {}))
+
+
+def _noise(row: Row) -> Record:
+    """What equal processes of this row's class were measured to differ by, in one round."""
+    noise = of_class(row.environment, class_of(row))
+    return {
+        "noise_percent": 100 * math.expm1(noise.spread) if noise else None,
+        "noise_pairs": noise.degrees if noise else None,
+    }
 
 
 def _times(row: Row) -> dict[str, float]:

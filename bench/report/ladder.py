@@ -13,19 +13,38 @@ from bench.report.cells import (
     status_text,
     where,
 )
+from bench.report.contrast import ratios
 from bench.report.frame import Record
-from bench.report.notes import caution_notes, compile_seconds_note, machine_notes, names
-from bench.report.page import NOT_READABLE, Column, Page
+from bench.report.notes import (
+    caution_notes,
+    compile_seconds_note,
+    machine_notes,
+    names,
+    verdict_notes,
+)
+from bench.report.page import (
+    NOT_READABLE,
+    Column,
+    IntervalColumn,
+    Page,
+    RatioColumn,
+    SpreadColumn,
+    ratio_text,
+    shown,
+)
 from bench.report.tables import COMPILE_COLUMNS
 from bench.trial import Status
 
 NAME = "ladder"
 
 _MEASURED = ("images_per_s",)
+_FIRST, _BEFORE = "speedup_vs_first", "speedup_vs_before"
 _KEPT = (
     "variant",
     "batch_size",
     "images_per_s",
+    "images_per_s_low",
+    "images_per_s_high",
     "peak_memory_gib",
     "final_mse",
     "cold_compile_s",
@@ -43,13 +62,10 @@ _KEPT = (
 
 _COLUMNS = (
     Column("images_per_s", "images/s", "{:.1f}".format),
-    Column("speedup_vs_first", "vs first", "{:.2f}x".format, needs=_MEASURED),
-    Column(
-        "speedup_vs_before",
-        "vs before",
-        "{:.2f}x".format,
-        needs=(*_MEASURED, "before_variant"),
-    ),
+    SpreadColumn("images_per_s", "±%", "{:.1f}".format),
+    RatioColumn(_FIRST, "vs first", "{:.2f}x".format, needs=_MEASURED),
+    RatioColumn(_BEFORE, "vs before", "{:.2f}x".format, needs=(*_MEASURED, "before_variant")),
+    IntervalColumn(_BEFORE, "interval", "{:.2f}".format),
     Column("peak_memory_gib", "peak GiB", "{:.2f}".format, NOT_READABLE, _MEASURED),
     Column("final_mse", "MSE", "{:.1f}".format, needs=_MEASURED),
 )
@@ -66,6 +82,8 @@ def ladder(cells: list[Record]) -> Page:
     if len({cell["variant"] for cell in cells}) == 1:
         raise ValueError(f"--view {NAME}: expected several variants, got {cells[0]['variant']}")
     lines: list[Record] = []
+    firsts: list[Record | None] = []
+    befores: list[Record | None] = []
     skipped: dict[str, list[Record]] = {}
     for _, rungs in groupby(
         cells, lambda cell: (cell["settings"], cell["seed"], cell["batch_size"])
@@ -74,15 +92,21 @@ def ladder(cells: list[Record]) -> Page:
         for cell in rungs:
             first = first or cell
             lines.append(_line(cell, first, before))
+            firsts.append(None if first["flags"] else first)
+            befores.append(before)
             if before is not previous and before is not None:
                 skipped.setdefault(before["variant"], []).append(cell)
             previous = cell
             if cell["rounds_ok"] and not cell["flags"]:
                 before = cell
+    for name, references in ((_FIRST, firsts), (_BEFORE, befores)):
+        for line, found in zip(lines, ratios(name, cells, references), strict=True):
+            line.update(found)
     compiled = any(pd.notna(cell["graph_breaks"]) for cell in cells)
     seconds = COMPILE_COLUMNS if compiled else ()
-    columns = (*_COLUMNS, *seconds)
+    columns = shown((*_COLUMNS, *seconds), lines)
     notes = [compile_seconds_note()] if compiled else []
+    notes += verdict_notes(lines, _FIRST, _BEFORE)
     notes += [
         f"{names(rungs)}: compared with {variant}, the last rung before that was measured and is "
         "not flagged."
@@ -105,7 +129,9 @@ def ladder(cells: list[Record]) -> Page:
             "variant",
             "peak GiB",
             "MSE",
+            "±%",
             "vs first",
+            "interval",
             "status",  # the notes tell too
         ],
         " ".join(_sentence(words, group) for words, group in by_settings(lines)),
@@ -119,11 +145,7 @@ def _line(cell: Record, first: Record, before: Record | None) -> Record:
         **{name: cell[name] for name in _KEPT},
         "change": _change(cell, before),
         "first_variant": first["variant"],
-        "speedup_vs_first": None
-        if first["flags"]
-        else cell["images_per_s"] / first["images_per_s"],
         "before_variant": before["variant"] if before else None,
-        "speedup_vs_before": cell["images_per_s"] / before["images_per_s"] if before else None,
     }
 
 
@@ -158,7 +180,7 @@ def _sentence(words: str, lines: list[Record]) -> str:
         f"{best['images_per_s']:.1f} images/s"
     )
     if best["variant"] != best["first_variant"] and pd.notna(best["speedup_vs_first"]):
-        text += f", {best['speedup_vs_first']:.2f}x {best['first_variant']}, the first rung"
+        text += f", {ratio_text(best, _FIRST)} {best['first_variant']}, the first rung"
     steps = [
         line
         for line in lines
@@ -168,6 +190,6 @@ def _sentence(words: str, lines: list[Record]) -> str:
     if top is not None and top["speedup_vs_before"] > 1:
         text += (
             f"; the step that brought the most was {top['change']} over {top['before_variant']} "
-            f"at batch {top['batch_size']}: {top['speedup_vs_before']:.2f}x"
+            f"at batch {top['batch_size']}: {ratio_text(top, _BEFORE)}"
         )
     return text + "."

@@ -8,7 +8,14 @@ import pandas as pd
 from bench.report.cells import by_settings, differing, where
 from bench.report.frame import Record, is_power_of_two
 from bench.report.notes import caution_notes, machine_notes
-from bench.report.page import NOT_MEASURED, NOT_READABLE, Column, Page
+from bench.report.page import (
+    NOT_MEASURED,
+    NOT_READABLE,
+    Column,
+    Page,
+    RatioColumn,
+    ratio_text,
+)
 from bench.trial import Status
 
 NAME = "largest-batch"
@@ -16,7 +23,7 @@ NAME = "largest-batch"
 _MEASURED = ("images_per_s",)
 _KEPT = (
     "images_per_s",
-    "speedup_vs_seed",
+    *(f"speedup_vs_seed{end}" for end in ("", "_low", "_high", "_verdict")),
     "peak_memory_gib",
     "process_gib",
     "budget_percent",
@@ -26,7 +33,7 @@ _KEPT = (
 _COLUMNS = (
     Column("largest_batch", "largest\nbatch", "{:.0f}".format),
     Column("images_per_s", "images/s", "{:.1f}".format, needs=("largest_batch",)),
-    Column("speedup_vs_seed", "vs seed", "{:.2f}x".format, needs=_MEASURED),
+    RatioColumn("speedup_vs_seed", "vs seed", "{:.2f}x".format, needs=_MEASURED),
     Column("peak_memory_gib", "peak GiB", "{:.2f}".format, NOT_READABLE, _MEASURED),
     Column("process_gib", "process GiB", "{:.2f}".format, NOT_READABLE, _MEASURED),
     Column("budget_percent", "budget %", "{:.0f}".format, NOT_READABLE, _MEASURED),
@@ -112,7 +119,7 @@ def _sentence(words: str, lines: list[Record]) -> str:
     text = f"Within {best['budget_gib']:g} GiB {where(words)}, "
     text += "; ".join(_room(line) for line in (*others, best))
     if plain is not best and pd.notna(best["speedup_vs_seed"]):
-        text += f", at {best['speedup_vs_seed']:.2f}x the seed's images/s"
+        text += f", at {ratio_text(best, 'speedup_vs_seed')} the seed's images/s"
     return text + "."
 
 

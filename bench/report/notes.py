@@ -1,13 +1,17 @@
 """What a reader must know to take a table for what it is, one line each."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 import pandas as pd
 
 from bench.report.cells import by_settings, label
+from bench.report.contrast import COLUMNS as RATIO_COLUMNS
+from bench.report.contrast import MARGIN, MEASURED, POOLED
 from bench.report.frame import BUSY_FLAG, OUTSIDE_GIT, Record
+from bench.stats import ALPHA, LEVEL, MANY_ROUNDS
 from bench.trial import Status
 
 FEW = 3
@@ -30,6 +34,46 @@ def machine_notes(cells: list[Record]) -> list[str]:
     return [*found, *dict.fromkeys(emulated)]
 
 
+def verdict_notes(records: Sequence[Record], *names: str) -> list[str]:
+    """What the marks and the intervals of a table's ratios mean, and what is missing.
+
+    Args:
+        records: Lines of the table.
+        names: Of its ratios.
+    """
+    told = [
+        {end: record[f"{name}_{end}"] for end in RATIO_COLUMNS}
+        for name in names
+        for record in records
+        if pd.notna(record[f"{name}_rounds"])
+    ]
+    found: list[str] = []
+    reasons = dict.fromkeys(ratio["why"] for ratio in told if ratio["verdict"] == "inconclusive")
+    if reasons:
+        found.append(f"~: not shown to be a difference ({', '.join(reasons)}).")
+    if any(ratio["verdict"] == "same" for ratio in told):
+        found.append(f"=: shown to lie within {100 * MARGIN:g} % of each other.")
+    methods = {
+        "bootstrap" if ratio["rounds"] >= MANY_ROUNDS else "Student's t"
+        for ratio in told
+        if pd.notna(ratio["low"])
+    }
+    if methods:
+        found.append(
+            f"Intervals: {100 * LEVEL:g} %, {' and '.join(sorted(methods))} over rounds, of ratios "
+            "within a round. An unmarked ratio is shown to be a difference: at "
+            f"{100 * ALPHA:g} % over all of its column, and beyond the noise floor."
+        )
+    for source in (MEASURED, POOLED):
+        floors = [ratio["floor_percent"] for ratio in told if ratio["floor_source"] == source]
+        finite = [floor for floor in floors if math.isfinite(floor)]
+        if finite:
+            low, high = f"{min(finite):.1f}", f"{max(finite):.1f}"
+            span = high if low == high else f"{low} to {high}"
+            found.append(f"Noise floor at these rounds: {span} %, {source}.")
+    return found
+
+
 def compile_seconds_note() -> str:
     """What the columns of compile seconds hold."""
     return (
@@ -47,11 +91,13 @@ def caution_notes(cells: list[Record]) -> list[str]:
         if BUSY_FLAG in cell["flags"]
     ]
     found += [
-        f"{names}: flagged, and nothing is concluded from it: {flags}."
-        for flags, names in _grouped([cell for cell in cells if cell["flags"]], _flags)
+        f"{labels}: flagged, and nothing is concluded from it: {flags}."
+        for flags, labels in _grouped([cell for cell in cells if cell["flags"]], _flags)
     ]
-    if any(cell["rounds_ok"] for cell in cells) and all(cell["rounds"] == 1 for cell in cells):
-        found.append("One round: differences of a few percent may be noise.")
+    if unsettled := [cell for cell in cells if cell["settled"] is False]:
+        found.append(
+            f"{names(unsettled)}: warm-up ended at its cap, before step times had settled."
+        )
     return [*found, *_commit_notes(cells), *_compilation_notes(cells), *_failure_notes(cells)]
 
 

@@ -1,12 +1,13 @@
 """A page: one DataFrame, and the table, the sentence and the notes made from it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 from rich import box
 from rich.table import Table
 
+from bench.report.contrast import MARKS
 from bench.report.frame import Record
 
 NOT_MEASURED = "not measured"
@@ -40,6 +41,52 @@ class Column:
         if pd.notna(record[self.name]):
             return self.format(float(record[self.name]))
         return self.absent if all(pd.notna(record[name]) for name in self.needs) else "-"
+
+
+class RatioColumn(Column):
+    """A ratio, marked where it is not shown to be a difference."""
+
+    def text(self, record: Record) -> str:
+        """See `Column.text`."""
+        return MARKS.get(record[f"{self.name}_verdict"], "") + super().text(record)
+
+
+class IntervalColumn(Column):
+    """The interval of the figure `name`; a dash where rounds are too few to have one."""
+
+    def text(self, record: Record) -> str:
+        """See `Column.text`."""
+        ends = [record[f"{self.name}_{end}"] for end in ("low", "high")]
+        return "-" if any(map(pd.isna, ends)) else f"[{', '.join(map(self.format, ends))}]"
+
+
+class SpreadColumn(IntervalColumn):
+    """The larger side of the interval of the figure `name`, in percent of it."""
+
+    def text(self, record: Record) -> str:
+        """See `Column.text`."""
+        low, high = (record[f"{self.name}_{end}"] for end in ("low", "high"))
+        if pd.isna(low):
+            return "-"
+        value = record[self.name]
+        return self.format(100 * max(high / value - 1, 1 - low / value))
+
+
+def shown(columns: Sequence[Column], records: Sequence[Record]) -> list[Column]:
+    """The columns without those of intervals where no record has one."""
+    return [
+        column
+        for column in columns
+        if not isinstance(column, IntervalColumn)
+        or any(pd.notna(record[f"{column.name}_low"]) for record in records)
+    ]
+
+
+def ratio_text(record: Record, name: str) -> str:
+    """A ratio in a sentence: marked, and with its interval if it has one."""
+    text = RatioColumn(name, "", "{:.2f}x".format).text(record)
+    interval = IntervalColumn(name, "", "{:.2f}".format).text(record)
+    return text if interval == "-" else f"{text} {interval}"
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ from typing import Any
 import pandas as pd
 
 from bench.report.cells import axes, by_settings, differing, plain_axes, status_text
+from bench.report.contrast import ratios
 from bench.report.frame import Record
-from bench.report.notes import caution_notes, machine_notes, names
-from bench.report.page import NOT_READABLE, Column, Page
+from bench.report.notes import caution_notes, machine_notes, names, verdict_notes
+from bench.report.page import NOT_READABLE, Column, IntervalColumn, Page, RatioColumn, shown
 from bench.trial import Status
 
 BOTH = ("images_per_s", "twin_images_per_s")
@@ -44,7 +45,8 @@ class Axis:
         return [
             Column("twin_images_per_s", f"{self.plain}\nimages/s", "{:.1f}".format),
             Column("images_per_s", f"{self.changed}\nimages/s", "{:.1f}".format),
-            Column("speedup", "speedup", "{:.2f}x".format, needs=BOTH),
+            RatioColumn("speedup", "speedup", "{:.2f}x".format, needs=BOTH),
+            IntervalColumn("speedup", "interval", "{:.2f}".format),
         ]
 
     def memory_columns(self) -> list[Column]:
@@ -94,7 +96,12 @@ def find(cells: list[Record], view: str, name: str, changed: str, title: str) ->
     ]
     if not found:
         raise ValueError(f"--view {view}: nothing to show, all rows have {name} {axis.plain}")
-    return Pairs(axis, found, [_line(pair, name) for pair in found])
+    cells, twins = [cell for cell, _ in found], [twin for _, twin in found]
+    lines = [
+        _line(pair, name) | columns
+        for pair, columns in zip(found, ratios("speedup", cells, twins), strict=True)
+    ]
+    return Pairs(axis, found, lines)
 
 
 def _place(cell: Record, chosen: dict[str, str]) -> tuple[Any, ...]:
@@ -117,7 +124,6 @@ def _line(pair: Pair, axis: str) -> Record:
         axis: axes(cell)[axis],
         "batch_size": cell["batch_size"],
         **sides,
-        "speedup": ratio(cell["images_per_s"], sides["twin_images_per_s"]),
         "compared": all(sound),
         "twin_status": twin["status"] if twin else None,
         "status": cell["status"],
@@ -174,7 +180,10 @@ class Pairs:
             "batch": [str(line["batch_size"]) for line in lines],
             axis.title: modes,
             **{name: [str(line[name]) for line in lines] for name in differing(lines, "seed")},
-            **{column.title: [column.text(line) for line in lines] for column in columns},
+            **{
+                column.title: [column.text(line) for line in lines]
+                for column in shown(columns, lines)
+            },
             "status": [self._status(pair) for pair in self.found],
         }
         alone = [cell for cell, twin in self.found if twin is None]
@@ -191,7 +200,12 @@ class Pairs:
                 "status",  # the notes tell too
             ],
             _by_settings(lines, sentence),
-            [*machine_notes(sides), *notes, *caution_notes(sides)],
+            [
+                *machine_notes(sides),
+                *verdict_notes(lines, "speedup"),
+                *notes,
+                *caution_notes(sides),
+            ],
         )
 
     def _status(self, pair: Pair) -> str:
@@ -223,11 +237,15 @@ def best_of(lines: list[Record]) -> Record | None:
 
 
 def faster_or_slower(what: str, lines: list[Record]) -> str:
-    """How many pairs became slower, or that none did; there must be one that may be compared."""
+    """How many pairs are shown to be faster or slower; there must be one that may be compared."""
     judged = compared(lines)
-    slower = sum(line["speedup"] < 1 for line in judged)
-    count, word = (slower, "slower") if slower else (len(judged), "faster")
-    return f"{what} made {of_pairs(count, len(judged))} {word} on {judged[0]['device_name']}"
+    told = [
+        f"{of_pairs(count, len(judged))} {word}"
+        for word in ("faster", "slower")
+        if (count := sum(line["speedup_verdict"] == word for line in judged))
+    ]
+    made = " and ".join(told) or "no pair faster or slower"
+    return f"{what} is shown to make {made} on {judged[0]['device_name']}"
 
 
 def of_pairs(count: int, total: int) -> str:

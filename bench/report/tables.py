@@ -7,16 +7,35 @@ from rich.table import Table
 
 from bench.report.cells import by_settings, differing, records, status_text, where
 from bench.report.frame import Record, plain_cells
-from bench.report.notes import caution_notes, compile_seconds_note, machine_notes, names
-from bench.report.page import NOT_READABLE, Column, Page
+from bench.report.notes import (
+    FEW,
+    caution_notes,
+    compile_seconds_note,
+    machine_notes,
+    names,
+    verdict_notes,
+)
+from bench.report.page import (
+    NOT_READABLE,
+    Column,
+    IntervalColumn,
+    Page,
+    RatioColumn,
+    SpreadColumn,
+    ratio_text,
+    shown,
+)
+from bench.stats import LEAST_ROUNDS
 from bench.trial import Status
 
 _MEASURED = ("images_per_s",)
 
 COLUMNS = (
     Column("images_per_s", "images/s", "{:.1f}".format),
-    Column("speedup", "speedup", "{:.2f}x".format, needs=_MEASURED),
-    Column("speedup_vs_seed", "vs seed", "{:.2f}x".format, needs=_MEASURED),
+    SpreadColumn("images_per_s", "±%", "{:.1f}".format),
+    RatioColumn("speedup", "speedup", "{:.2f}x".format, needs=_MEASURED),
+    IntervalColumn("speedup", "interval", "{:.2f}".format),
+    RatioColumn("speedup_vs_seed", "vs seed", "{:.2f}x".format, needs=_MEASURED),
     Column("step_ms", "step ms", "{:.1f}".format, needs=_MEASURED),
     Column("peak_memory_gib", "peak GiB", "{:.2f}".format, NOT_READABLE, _MEASURED),
     Column("budget_percent", "budget %", "{:.0f}".format, NOT_READABLE, _MEASURED),
@@ -78,6 +97,7 @@ def notes(frame: pd.DataFrame) -> list[str]:
         *_baseline_notes(cells),
         *_no_better_notes(cells),
         *_seed_notes(cells),
+        *verdict_notes(cells, "speedup", "speedup_vs_seed"),
         *([compile_seconds_note()] if _compiled(cells) else []),
         *caution_notes(cells),
     ]
@@ -89,7 +109,7 @@ def _columns(cells: list[Record]) -> dict[str, list[str]]:
         "variant": [str(cell["variant"]) for cell in cells],
         "batch": [str(cell["batch_size"]) for cell in cells],
         **{name: [str(cell[name]) for cell in cells] for name in differing(cells, "seed")},
-        **{column.title: [column.text(cell) for cell in cells] for column in COLUMNS},
+        **{column.title: [column.text(cell) for cell in cells] for column in shown(COLUMNS, cells)},
     }
     for figure, words in _baselines(cells).items():
         column = Column("ratio", _against(words), "{:.2f}x".format, needs=_MEASURED)
@@ -130,7 +150,7 @@ def _dispensable(cells: list[Record]) -> list[str]:
     first, others = against[:1], against[:0:-1]  # the first is the one to beat, and stays longer
     seconds = reversed(COMPILE_COLUMNS) if _compiled(cells) else ()
     compiling = [column.title for column in seconds]
-    middle = ("budget %", "step ms", "util %", "vs seed")
+    middle = ("budget %", "step ms", "util %", "±%", "vs seed", "interval")
     return [*others, *middle, *first, *compiling, "peak GiB", "MSE", "speedup"]
 
 
@@ -162,12 +182,17 @@ def _verdict(words: str, cells: list[Record]) -> str:
         f"with {cell['images_per_s']:.1f} images/s"
     )
     if same_batch:
-        text += f", {cell['speedup']:.2f}x plain {cell['plain_variant']} at the same batch"
+        ratio = ratio_text(cell, "speedup")
+        text += f", {ratio} plain {cell['plain_variant']} at the same batch"
     if pd.notna(cell["peak_memory_gib"]):
         text += f", in {cell['peak_memory_gib']:.2f} of {cell['budget_gib']:g} GiB"
     text += f", to a final MSE of {cell['final_mse']:.1f}"
     if same_batch:
         text += f" (plain: {same_batch[0]['final_mse']:.1f})"
+    rivals = json.loads(cell["as_fast"])
+    if rivals and cell["rounds_ok"] >= LEAST_ROUNDS:
+        more = f" and {len(rivals) - FEW} more" if len(rivals) > FEW else ""
+        text += f"; not shown to be faster than {', '.join(rivals[:FEW])}{more}"
     return text + "."
 
 

@@ -1,0 +1,176 @@
+"""Ratios of cells with their intervals and verdicts, all of a table judged together."""
+
+import json
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from bench.stats import (
+    LEAST_ROUNDS,
+    Direction,
+    Judgement,
+    Noise,
+    judge,
+    paired_logs,
+    pooled_noise,
+)
+
+Cell = Mapping[str, Any]
+"""A cell, with the columns of `cell_frame`."""
+
+Words = Mapping[Direction, str]
+
+MARGIN = 0.02
+"""Unless asked otherwise, what lies within this share of each other is as good as equal."""
+
+FASTER: Words = {
+    Direction.HIGHER: "faster",
+    Direction.LOWER: "slower",
+    Direction.SAME: "same",
+    Direction.UNKNOWN: "inconclusive",
+}
+"""What is known of a ratio of rates."""
+
+MARKS = {"inconclusive": "~", "same": "="}
+"""Before a ratio that is not shown to differ from 1."""
+
+MEASURED, POOLED = "measured by `doctor --noise`", "by the scatter of these rounds"
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Something in two cells, to be compared.
+
+    Attributes:
+        logs: Logarithm of its ratio, of each round.
+        group: Whose scatter is like this one's.
+        floor: Logarithm of the noise floor that was measured; `None` if none was.
+    """
+
+    logs: Sequence[float]
+    group: Hashable
+    floor: float | None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is known of a contrast.
+
+    Attributes:
+        judgement: Of its ratio.
+        word: The same in a word.
+        floor: Logarithm of the noise floor that it was held to.
+        floor_source: `MEASURED` or `POOLED`.
+    """
+
+    judgement: Judgement
+    word: str
+    floor: float
+    floor_source: str
+
+    def columns(self, name: str) -> dict[str, Any]:
+        """The ratio, its interval and the verdict, as columns of a DataFrame."""
+        ratio = self.judgement.ratio
+        return {
+            name: ratio.value,
+            f"{name}_low": ratio.low,
+            f"{name}_high": ratio.high,
+            f"{name}_rounds": ratio.rounds,
+            f"{name}_verdict": self.word,
+            f"{name}_why": self.judgement.why,
+            f"{name}_floor_percent": 100 * math.expm1(self.floor),
+            f"{name}_floor_source": self.floor_source,
+        }
+
+
+COLUMNS = ("low", "high", "rounds", "verdict", "why", "floor_percent", "floor_source")
+"""What stands beside a ratio; see `Verdict.columns`."""
+
+
+def absent(name: str) -> dict[str, Any]:
+    """The columns of a ratio that there is not."""
+    return dict.fromkeys((name, *(f"{name}_{more}" for more in COLUMNS)))
+
+
+def judge_all(
+    contrasts: Sequence[Contrast | None],
+    margin: float = MARGIN,
+    words: Words = FASTER,
+    unit: str = "round",
+) -> list[Verdict | None]:
+    """Judges contrasts, so that all together are rarely wrong.
+
+    Args:
+        contrasts: `None` where there is nothing to compare with.
+        margin: See `bench.stats.judge`.
+        words: For what is known.
+        unit: What the logarithms are of, in words.
+
+    Returns:
+        One for each; `None` where there is no round to judge by.
+    """
+    told = [contrast for contrast in contrasts if contrast and contrast.logs]
+    comparisons = max(1, sum(len(contrast.logs) >= LEAST_ROUNDS for contrast in told))
+    pooled = {
+        group: pooled_noise([contrast.logs for contrast in told if contrast.group == group])
+        for group in {contrast.group for contrast in told}
+    }
+
+    def verdict(contrast: Contrast) -> Verdict:
+        noise, floor, source = pooled[contrast.group], contrast.floor, MEASURED
+        if floor is None:
+            source = POOLED
+            floor = noise.floor(len(contrast.logs)) if noise else math.inf
+        judgement = judge(contrast.logs, floor, margin, comparisons, unit)
+        return Verdict(judgement, words[judgement.direction], floor, source)
+
+    return [verdict(contrast) if contrast and contrast.logs else None for contrast in contrasts]
+
+
+def of_cells(cell: Cell, reference: Cell) -> Contrast:
+    """The contrast of two cells' images/s in the rounds that ended well in both."""
+    logs = paired_logs(_rates(cell), _rates(reference))
+    noises = [_noise(side) for side in (cell, reference)]
+    known = [noise for noise in noises if noise]
+    floor = max(noise.floor(len(logs)) for noise in known) if logs and known == noises else None
+    return Contrast(logs, bool(pd.notna(cell["graph_breaks"])), floor)
+
+
+def _noise(cell: Cell) -> Noise | None:
+    """What was measured for cells of this one's class."""
+    if pd.isna(cell["noise_percent"]):
+        return None
+    return Noise(math.log1p(cell["noise_percent"] / 100), int(cell["noise_pairs"]))
+
+
+def _rates(cell: Cell) -> dict[int, float]:
+    """Round -> images/s, of the rounds that ended well."""
+    return {int(number): rate for number, rate in json.loads(cell["rates"]).items()}
+
+
+def ratios(
+    name: str, cells: Sequence[Cell], references: Sequence[Cell | None]
+) -> list[dict[str, Any]]:
+    """The ratio of each cell's images/s to its reference's, all judged together.
+
+    Args:
+        name: Of the ratio's column; see `Verdict.columns` for the others.
+        cells: What is compared.
+        references: What with, one for each. A cell that is its own is no comparison.
+
+    Returns:
+        The columns, for each cell; all of them empty where there is nothing to compare with.
+    """
+    pairs = list(zip(cells, references, strict=True))
+    contrasts = [
+        None if reference is None or reference is cell else of_cells(cell, reference)
+        for cell, reference in pairs
+    ]
+    found = []
+    for (cell, reference), verdict in zip(pairs, judge_all(contrasts), strict=True):
+        own = {name: 1.0} if reference is cell else {}
+        found.append(verdict.columns(name) if verdict else absent(name) | own)
+    return found
