@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -11,7 +12,12 @@ from bench.trial import Status
 
 DESCRIPTION = "Which way of training a colorization U-Net is fastest in 8 GB, and costs no quality?"
 
-DEFAULT_PRESET, DEFAULT_GPU_PRESET = "quick", "gpu-8gb"
+DEFAULT_PRESETS = ("quick", "gpu-8gb")
+"""On a CPU and on a GPU."""
+
+NOISE_PRESETS = ("noise", "noise-gpu")
+"""The same for `doctor --noise`."""
+
 DEFAULT_PLAN = "gpu"
 
 _WEEK_S = 7 * 24 * 3600.0
@@ -115,6 +121,11 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
         help="what differs by no more is the same (default: 2%%)",
     )
     command.add_argument(
+        "--drift",
+        metavar="PERCENT",
+        help="of two folders not measured in turn: how much the machine may have changed",
+    )
+    command.add_argument(
         "--ignore", action="append", default=[], metavar="KEY", help="compare though this differs"
     )
     for option, words in GATES.items():
@@ -123,6 +134,15 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
         "--strict", action="store_true", help="exit with 3 if a gate or a verdict is inconclusive"
     )
     command.add_argument("--format", metavar="|".join(FORMATS), default=FORMATS[0], dest="style")
+
+    command = add("doctor", "Tell what on this machine would disturb a measurement")
+    command.add_argument(
+        "--noise", action="store_true", help="measure what equal processes differ by (minutes)"
+    )
+    _add_source(command, NOISE_PRESETS)
+    _add_values(command)
+    _add_running(command)
+    command.add_argument("--json", action="store_true", help="what was found as JSON")
 
     command = add("evidence", "Make the most of a few minutes on a machine that is there only now")
     command.add_argument(
@@ -142,16 +162,26 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
     return parser, commands
 
 
-def _add_source(command: Parser) -> None:
-    presets = ", ".join(spec.preset_names())
+def _add_source(command: Parser, presets: tuple[str, str] = DEFAULT_PRESETS) -> None:
+    names = ", ".join(spec.preset_names())
     command.add_argument(
         "source",
         nargs="?",
         metavar="PRESET|FILE.toml",
-        help=f"a preset ({presets}) or a TOML file "
-        f"(default: {DEFAULT_PRESET}; {DEFAULT_GPU_PRESET} where there is a GPU)",
+        help=f"a preset ({names}) or a TOML file "
+        f"(default: {presets[0]}; {presets[1]} where there is a GPU)",
     )
     command.add_argument("--rounds", metavar="N", help="independent repetitions of every cell")
+    command.add_argument(
+        "--ci-width",
+        metavar="PERCENT",
+        help="as many rounds as it takes for every interval to be narrower",
+    )
+    command.add_argument(
+        "--max-time",
+        metavar="TIME",
+        help="begin nothing that is not expected to end in time, such as 90s, 20m or 1h30m",
+    )
 
 
 def _add_values(command: Parser) -> None:
@@ -204,9 +234,11 @@ def overrides(options: argparse.Namespace) -> dict[str, list[str]]:
         if not name or not all(values.split(",")):
             raise ValueError(f"--set {text!r}: expected NAME=VALUE or NAME=V1,V2")
         asked[name] = values.split(",")
-    for name in ("data", "device", "budget", "rounds", "batch_size"):
+    for name in ("data", "device", "budget", "rounds", "ci_width", "batch_size"):
         if (value := getattr(options, name, None)) is not None:
             asked[name] = [value]
+    if (limit := getattr(options, "max_time", None)) is not None:
+        asked["time_limit_s"] = [str(duration_s("--max-time", limit))]
     if options.skip_bad_frames:
         asked["bad_frames"] = ["skip"]
     return asked
@@ -218,6 +250,19 @@ def timeout_s(text: str) -> float:
     if not 0 < seconds < float("inf"):
         raise ValueError(f"--timeout {text!r}: expected a positive number of seconds")
     return seconds
+
+
+_UNITS_S = {"s": 1, "m": 60, "min": 60, "h": 3600}
+
+
+def duration_s(option: str, text: str) -> int:
+    """A length of time of the command line, such as 90, 90s, 20m or 1h30m, in whole seconds."""
+    parts = re.findall(r"([0-9.]+)(min|[smh]?)", text)
+    whole = "".join(number + unit for number, unit in parts) == text
+    seconds = sum(_number(number) * _UNITS_S[unit or "s"] for number, unit in parts)
+    if not whole or not 1 <= seconds <= _WEEK_S:
+        raise ValueError(f"{option} {text!r}: expected a length of time, such as 90s, 20m or 1h30m")
+    return round(seconds)
 
 
 def limit_s(text: str, least_s: float) -> float:
@@ -235,14 +280,6 @@ def _number(text: str) -> float:
         return float(text)
     except ValueError:
         return math.nan
-
-
-def share(option: str, text: str) -> float:
-    """A percentage of the command line, as 5% or 5, as a share."""
-    percent = _number(text.removesuffix("%"))
-    if not 0 < percent < 100:
-        raise ValueError(f"{option} {text!r}: expected a percentage above 0 and below 100")
-    return percent / 100
 
 
 def style(options: argparse.Namespace) -> str:

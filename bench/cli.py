@@ -9,20 +9,23 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from bench import arguments, journal, spec, sweep
-from bench.arguments import DEFAULT_GPU_PRESET, DEFAULT_PRESET, FORMATS
+from bench import arguments, journal, noise, spec, stopping, sweep
+from bench.arguments import DEFAULT_PRESETS, FORMATS, NOISE_PRESETS
 from bench.budget import DEFAULT_BUDGET_BYTES, format_bytes
 from bench.display import make_display
-from bench.environment import has_gpu
+from bench.environment import describe_host, has_gpu
 from bench.estimate import Durations, format_duration
 from bench.events import JsonDisplay, discard
+from bench.monitor import nvml_describe
+from bench.runner import Runner
 from bench.trial import Status, Trial
 
 if TYPE_CHECKING:
+    from bench.doctor import Finding
     from bench.report.page import Page
 
 EXIT_FAILED, EXIT_MISTAKE, EXIT_INCONCLUSIVE, EXIT_INTERRUPTED = 1, 2, 3, 130
@@ -63,11 +66,9 @@ def main(words: Sequence[str] | None = None) -> None:
 
 def _load(options: Namespace) -> spec.SweepSpec:
     overrides = arguments.overrides(options)
-    source = options.source
-    if source is None:
-        on_cpu = overrides.get("device") == ["cpu"]
-        source = DEFAULT_GPU_PRESET if has_gpu() and not on_cpu else DEFAULT_PRESET
-    return spec.load(source, overrides)
+    presets = NOISE_PRESETS if options.command == "doctor" else DEFAULT_PRESETS
+    on_gpu = has_gpu() and overrides.get("device") != ["cpu"]
+    return spec.load(options.source or presets[on_gpu], overrides)
 
 
 def _sweep(options: Namespace) -> int:
@@ -121,11 +122,11 @@ def _measure(options: Namespace, asked: spec.SweepSpec, name: str) -> tuple[list
     with make_display(console, sys.stdout if options.json and watched else None) as display:
         complete = sweep.run(plan, display)
         rows = journal.read(folder)
-        page = _page(rows) if rows else None
+        page = _page(rows, folder) if rows else None
         written = _write_tables(folder, page) if page else {}
         if isinstance(display, JsonDisplay):
             display.send("table", cells=json.loads(written.get("json", "[]")))
-    if options.json and not watched:
+    if options.json and options.command == "trial":
         sys.stdout.write(written.get("json", ""))
     elif page and not options.json:
         _print_page(console, page)
@@ -159,12 +160,15 @@ def _write_tables(folder: Path, page: "Page") -> dict[str, str]:
     return texts
 
 
-def _page(rows: list[journal.Row]) -> "Page":
+def _page(rows: list[journal.Row], folder: Path) -> "Page":
     # pandas takes most of a second to import, which `plan` and `--help` need not pay.
     from bench.report.frame import cell_frame
     from bench.report.tables import page
 
-    return page(cell_frame(rows))
+    found = page(cell_frame(rows))
+    if run := stopping.last(folder):
+        found.notes.append(run.sentence)
+    return found
 
 
 def _render(page: "Page", style: str) -> str:
@@ -250,7 +254,7 @@ def _expected(trial: Trial, statuses: dict[str, Status], durations: Durations) -
 def _report(options: Namespace) -> int:
     style = arguments.style(options)
     lengths = {name: arguments.run_length(options, name) for name in ("images", "epochs")}
-    page = _page(journal.read(options.folder))
+    page = _page(journal.read(options.folder), options.folder)
     if options.view is not None:
         from bench.report import views
 
@@ -271,14 +275,14 @@ def _write_page(page: "Page", style: str) -> None:
 def _compare(options: Namespace) -> int:
     from bench.report.compare import MEMORY, QUALITY, SPEED, Gate, Side, by_variant, compare
 
-    style, margin = arguments.style(options), arguments.share("--margin", options.margin)
+    style, margin = arguments.style(options), spec.parse_share("--margin", options.margin)
     gates = [
-        Gate(f"--{option}", figure, arguments.share(f"--{option}", text))
+        Gate(f"--{option}", figure, spec.parse_share(f"--{option}", text))
         for option, figure in zip(arguments.GATES, (SPEED, MEMORY, QUALITY), strict=True)
         if (text := getattr(options, option.replace("-", "_"))) is not None
     ]
     asked = 1 if options.variants else 2
-    if len(options.folders) != asked:
+    if len({folder.resolve() for folder in options.folders}) != asked:
         beside = "one folder beside --variants" if asked == 1 else "two folders, or --variants"
         raise ValueError(f"compare {' '.join(map(str, options.folders))}: expected {beside}")
     if options.variants:
@@ -286,7 +290,8 @@ def _compare(options: Namespace) -> int:
     else:
         sides = [Side(str(folder), journal.read(folder)) for folder in options.folders]
     there, here = sides
-    found = compare(there, here, margin, gates, options.ignore)
+    drift = None if options.drift is None else spec.parse_share("--drift", options.drift)
+    found = compare(there, here, margin, drift, gates, options.ignore)
     _write_page(found.page, style)
     console = Output(stderr=style != "table")
     for text in found.failed:
@@ -297,6 +302,80 @@ def _compare(options: Namespace) -> int:
         return EXIT_FAILED
     undecided = bool(found.undecided) if gates else found.inconclusive
     return EXIT_INCONCLUSIVE if options.strict and undecided else 0
+
+
+def _doctor(options: Namespace) -> int:
+    if options.noise:
+        return _noise(options)
+    for name in ("source", "out", "rounds", "ci_width", "max_time", "retry"):
+        if getattr(options, name):
+            raise ValueError(f"doctor: expected --noise beside {name.replace('_', '-')}")
+    from bench import doctor
+
+    asked = _load(options)
+    with Runner(asked.workload.task, sweep.DEFAULT_TIMEOUT_S) as runner:
+        found = runner.ask("bench.worker:probe", {"device": asked.one("device")})["environment"]
+    device, note, free_bytes = (found.pop(name) for name in ("device", "note", "free_bytes"))
+    environment = describe_host(["unet-bench", *sys.argv[1:]]) | found
+    uuid = environment["gpu_uuid"]
+    findings = doctor.examine(device, note, free_bytes, nvml_describe(uuid) if uuid else None)
+    known = noise.read(environment)
+    if options.json:
+        told = {"environment": environment, "noise": known}
+        told["findings"] = [vars(finding) for finding in findings]
+        sys.stdout.write(json.dumps(told, indent=1) + "\n")
+    else:
+        _print_findings(environment, findings, known)
+    disturbed = any(finding.state is doctor.State.DISTURBS for finding in findings)
+    return EXIT_FAILED if disturbed else 0
+
+
+def _print_findings(
+    environment: dict[str, Any], findings: "list[Finding]", known: dict[str, Any] | None
+) -> None:
+    from bench.doctor import State
+
+    console = Output()
+    _line(
+        console,
+        f"{environment['device_name']}, {environment['cpus_allowed']} CPUs allowed, "
+        f"{format_bytes(environment['memory_bytes'])} of memory, torch {environment['torch']}, "
+        f"Triton {environment['triton']}, Python {environment['python']}, {environment['os']}",
+    )
+    for finding in findings:
+        disturbs = finding.state is State.DISTURBS
+        advice = f" -> {finding.advice}" if disturbs else ""
+        text = f"{finding.state:12}  {finding.name:17}  {finding.text}{advice}".rstrip()
+        _line(console, text, "bold yellow" if disturbs else None)
+    if known is None:
+        _line(console, "The noise floor of this environment is not measured: doctor --noise")
+    else:
+        _line(
+            console, f"The noise floor of this environment was measured at {known['measured_at']}."
+        )
+
+
+def _noise(options: Namespace) -> int:
+    from bench.report.noise import noise_page
+
+    asked = _load(options)
+    rows, code = _measure(options, asked, "noise")
+    if code:
+        return code
+    asked_keys = {trial.key for trial in asked.trials_like(rows[0].trial)}
+    described = noise.describe([row for row in rows if row.trial.key in asked_keys])
+    if not described["cells"]:
+        least = noise.LEAST_PROCESSES
+        raise ValueError(f"rounds {asked.one('rounds')}: no cell ended well {least} times")
+    page = noise_page(described)
+    path = noise.write(rows[0].environment, described)
+    if options.json:
+        sys.stdout.write(_render(page, "json"))
+    else:
+        console = Output()
+        _print_page(console, page)
+        _line(console, f"Kept for what is measured from now on: {path}")
+    return EXIT_FAILED if any(page.bold) else 0
 
 
 def _evidence(options: Namespace) -> int:
@@ -325,5 +404,6 @@ COMMANDS: dict[str, Callable[[Namespace], int]] = {
     "trial": _trial,
     "report": _report,
     "compare": _compare,
+    "doctor": _doctor,
     "evidence": _evidence,
 }

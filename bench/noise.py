@@ -13,7 +13,7 @@ from typing import Any
 
 from bench.environment import COMPARABLE
 from bench.journal import Row
-from bench.stats import Noise, paired_noise, sequential_floor
+from bench.stats import Noise, paired_noise
 from bench.trial import Status
 
 CLASSES = ("eager", "compiled")
@@ -64,17 +64,6 @@ def of_class(environment: Mapping[str, Any], name: str) -> Noise | None:
     """
     found = map(paired_noise, _cells(environment, name))
     return max(found, key=lambda noise: noise.floor(1), default=None)
-
-
-def sequential_floor_of_class(
-    environment: Mapping[str, Any], name: str, rounds: int
-) -> float | None:
-    """The floor of cells of a class that run one after the other, by the worst of those measured.
-
-    See `of_class` and `bench.stats.sequential_floor`.
-    """
-    cells = _cells(environment, name)
-    return max((sequential_floor(cell, rounds) for cell in cells), default=None)
 
 
 def _cells(environment: Mapping[str, Any], name: str) -> list[list[float]]:

@@ -7,6 +7,7 @@ harness's own names below. A list makes a grid.
 
 import difflib
 import itertools
+import math
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.budget import parse_bytes
+from bench.stats import LEAST_ROUNDS
 from bench.trial import Scalar, Trial
 from bench.workload import Workload, load_object
 
@@ -29,6 +31,7 @@ HARNESS_SETTINGS: Mapping[str, Scalar] = {
     "samples": 1536,
     "warmup_steps": 5,
     "measured_steps": 20,
+    "ci_width": "",  # none
     "time_limit_s": 0,  # none
     "unsupported": "row",
     "device": "auto",
@@ -41,6 +44,9 @@ _MINIMUM = {"seed": 0, "warmup_steps": 0, "time_limit_s": 0}
 
 _MAXIMUM = {"rounds": 10_000}
 _SEED_MAXIMUM = 2**32 - 1  # numpy's for a seed; more than enough for all others
+
+_ADAPTIVE_ROUNDS = 30
+"""At most, where their number is left to `ci_width`."""
 
 _UNSUPPORTED = ("row", "skip")
 
@@ -74,6 +80,12 @@ class SweepSpec:
         """The budget asked for; `None` where the device's default shall hold."""
         text = self.one("budget")
         return parse_bytes(text) if text else None
+
+    @property
+    def ci_width(self) -> float | None:
+        """How wide intervals may be, as a share; `None` where the number of rounds is fixed."""
+        text = self.one("ci_width")
+        return parse_share("ci_width", text) if text else None
 
     def settings(self) -> list[dict[str, Scalar]]:
         """Every combination of the workload's settings."""
@@ -273,6 +285,8 @@ def _build(name: str, entry: str, workload: Workload, values: Mapping[str, list[
         if key in workload.data_settings and len(given) > 1:
             raise ValueError(f"{key} {', '.join(map(str, given))}: expected one value per sweep")
         grid[key] = tuple(given)
+    if grid["ci_width"][0] and "rounds" not in values:
+        grid["rounds"] = (_ADAPTIVE_ROUNDS,)
     for key in HARNESS_SETTINGS:
         _check_harness(key, grid[key])
     _check_device(str(grid["device"][0]))
@@ -280,6 +294,8 @@ def _build(name: str, entry: str, workload: Workload, values: Mapping[str, list[
         raise ValueError(f"unsupported {choice!r}: {suggest(choice, _UNSUPPORTED)}")
     spec = SweepSpec(name, entry, workload, _variants(workload, values), grid)
     _ = spec.budget_bytes  # read now, so that a typing mistake is told now
+    if spec.ci_width and spec.one("rounds") < LEAST_ROUNDS:
+        raise ValueError(f"rounds {spec.one('rounds')}: ci_width needs at least {LEAST_ROUNDS}")
     return spec
 
 
@@ -294,6 +310,21 @@ def _variants(workload: Workload, values: Mapping[str, list[Any]]) -> tuple[Mapp
                     raise ValueError(f"{axis} {value!r}: {suggest(str(value), choices)}")
             listed = [{**axes, axis: value} for axes in listed for value in values[axis]]
     return tuple(_unique(listed))
+
+
+def parse_share(name: str, text: str) -> float:
+    """A percentage, such as 5% or 5, as a share.
+
+    Raises:
+        ValueError: It is none, or not above 0 and below 100; naming what it was given as.
+    """
+    try:
+        percent = float(text.removesuffix("%"))
+    except ValueError:
+        percent = math.nan
+    if not 0 < percent < 100:
+        raise ValueError(f"{name} {text!r}: expected a percentage above 0 and below 100")
+    return percent / 100
 
 
 def _unique(items: Iterable[Any]) -> list[Any]:

@@ -1,15 +1,18 @@
 """The parent: which trials are to run, in which order, and where their rows go."""
 
 import dataclasses
+import math
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
 from bench import journal as journals
+from bench import noise, stopping
 from bench.budget import DEFAULT_BUDGET_BYTES, default_budget, format_bytes
 from bench.environment import describe_host
 from bench.estimate import estimate_s
@@ -17,6 +20,7 @@ from bench.journal import Journal, Row, check_comparable
 from bench.monitor import nvml_free_bytes
 from bench.runner import Listener, Runner, StopRequest
 from bench.spec import SweepSpec
+from bench.stopping import Stop
 from bench.trial import Scalar, Status, Trial, TrialResult
 from bench.workload import Data
 
@@ -76,6 +80,7 @@ def run(plan: Plan, observer: Observer) -> bool:
         ValueError: The user's mistake, in one line; rows that were written stay.
     """
     spec = plan.spec
+    began_at = datetime.now(UTC).isoformat(timespec="seconds")
     clock = _TimeLimit(spec.one("time_limit_s"))
     earlier = _earlier_rows(plan.folder)
     with Runner(spec.workload.task, plan.timeout_s) as runner:
@@ -85,6 +90,7 @@ def run(plan: Plan, observer: Observer) -> bool:
         if note := found.pop("note"):
             observer.note(note)
         environment |= found
+        environment["noise"] = noise.read(environment)
         gpu_uuid = environment["gpu_uuid"]
         if gpu_uuid:  # asked from here, where no CUDA context takes its share
             free_bytes = nvml_free_bytes(gpu_uuid) or free_bytes
@@ -119,15 +125,25 @@ def run(plan: Plan, observer: Observer) -> bool:
             observer.begin(
                 to_do, [row for key, row in journal.rows.items() if key in asked - stale]
             )
-            round_ = to_do[0].round if to_do else 0
+
+            def widest(rounds: int) -> float | None:
+                rows = (row for key, row in journal.rows.items() if key in asked)
+                return stopping.widest_interval(rows, plain, rounds)
+
+            round_, enough = None, False
             for trial in to_do:
                 if stop.requested:
                     break
+                if trial.round != round_:
+                    reached = widest(trial.round) if spec.ci_width else None
+                    enough = reached is not None and reached < (spec.ci_width or 0.0)
+                    if enough:
+                        break
+                    if round_ is not None:
+                        runner.new_round()
+                    round_ = trial.round
                 if not clock.allows(trial, journal.rows.values()):
                     continue
-                if trial.round != round_:
-                    runner.new_round()
-                    round_ = trial.round
                 observer.trial(trial)
                 known = [row for key, row in journal.rows.items() if key not in stale]
                 before = journal.rows.get(trial.key)
@@ -149,6 +165,23 @@ def run(plan: Plan, observer: Observer) -> bool:
                     journal.append(row)
                 stale.discard(trial.key)
                 observer.row(row)
+            if not to_do:
+                return True
+            rounds = _whole_rounds(trials, journal.rows)
+            width = widest(rounds)
+            ended = Stop.MAX_TIME if clock.left_out else Stop.ROUNDS
+            run = stopping.Run(
+                environment["command"],
+                began_at,
+                datetime.now(UTC).isoformat(timespec="seconds"),
+                Stop.INTERRUPTED if stop.requested else Stop.CI_WIDTH if enough else ended,
+                rounds,
+                spec.ci_width,
+                None if width is None or math.isinf(width) else width,
+            )
+            stopping.record(plan.folder, run)
+            if spec.ci_width is not None:
+                observer.note(run.sentence)
             if clock.left_out:
                 observer.note(
                     f"{clock.left_out} of {len(trials)} trials are not measured: the time limit of "
@@ -178,6 +211,16 @@ class _TimeLimit:
         in_time = spent_s + (estimate_s(trial, rows) or 0.0) < self.limit_s
         self.left_out += not in_time
         return in_time
+
+
+def _whole_rounds(trials: Iterable[Trial], rows: Mapping[str, Row]) -> int:
+    """How many rounds, from the first on, have a row that stands of every trial."""
+    missing = [
+        trial.round
+        for trial in trials
+        if trial.key not in rows or rows[trial.key].result.status is Status.INTERRUPTED
+    ]
+    return min(missing, default=1 + max(trial.round for trial in trials))
 
 
 def _stands(before: TrialResult, now: TrialResult) -> bool:

@@ -300,3 +300,42 @@ def page_texts(page: Page) -> list[dict[str, str]]:
     return [
         dict(zip(titles, line, strict=True)) for line in zip(*page.columns.values(), strict=True)
     ]
+
+
+# Rounds.
+
+NEAR = (1.0, 1.004, 0.997, 1.002, 0.998, 1.001, 0.999, 1.003, 0.996, 1.0)
+"""Ten rounds of a calm machine, by what they are of their cell's rate."""
+
+
+def in_rounds(
+    variant: str, batch_size: int, rate: float, shape: Sequence[float] = NEAR, **more: Any
+) -> list[Row]:
+    """A cell in as many rounds as `shape` has, each so much faster or slower; see `timed`."""
+    return [
+        timed(variant, batch_size, rate * factor, round=number, **more)
+        for number, factor in enumerate(shape)
+    ]
+
+
+def noise_description(spread: float, name: str = "eager") -> dict[str, Any]:
+    """A noise floor as rows record it: equal processes that differ by so much, in turn."""
+    rates = [100.0, 100.0 * (1 + spread)] * 10
+    cell = {"class": name, "label": "fp32 b16", "images_per_s": rates}
+    return {"measured_at": "2026-01-01T00:00:00+00:00", "cells": [cell]}
+
+
+def in_environment(rows: Sequence[Row], **environment: Any) -> list[Row]:
+    return [replace(row, environment={**row.environment, **environment}) for row in rows]
+
+
+def at_minutes(rows: Sequence[Row], first: int, step: int = 1) -> list[Row]:
+    """The same rows, begun minute by minute."""
+    moments = [divmod(first + number * step, 60) for number in range(len(rows))]
+    return [
+        replace(
+            row,
+            result=replace(row.result, started_at=f"2026-01-01T{hours:02}:{minutes:02}:00+00:00"),
+        )
+        for row, (hours, minutes) in zip(rows, moments, strict=True)
+    ]

@@ -11,7 +11,7 @@ from bench.runner import Runner
 from bench.trial import PHASES, Status, Trial, TrialResult
 from bench.worker import CpuClock, CudaClock, StepClock, measured_until, sample_batches
 from tests.harness import run_toy, toy_trial
-from tests.toy import SETTINGS
+from tests.toy import PLAIN, SETTINGS
 
 TRAIN_SIZE = 64
 
@@ -108,6 +108,45 @@ def test_without_warm_up_the_second_step_is_measured(runner: Runner) -> None:
     assert result.images_per_s == pytest.approx(
         28 / (result.phase_at_s["training"] - result.phase_at_s["measuring"])
     )
+
+
+def warming(runner: Runner, until: int) -> TrialResult:
+    """40 steps, of which the first so many become faster by 10 ms each."""
+    return run(
+        runner,
+        axes={**PLAIN, "fault": "warming"},
+        settings={**SETTINGS, "sleep_ms": 10, "at_step": until},
+        batch_size=1,
+        samples=40,
+        warmup_steps=4,
+        measured_steps=20,
+    )
+
+
+def test_warm_up_goes_on_until_step_times_have_settled(runner: Runner) -> None:
+    result = warming(runner, until=12)
+    assert result.settled is True
+    assert 12 <= result.window[0] <= 16
+    assert result.window[1] == 40
+
+
+def test_warm_up_ends_at_its_cap_and_says_so(runner: Runner) -> None:
+    result = warming(runner, until=40)
+    assert result.settled is False
+    assert result.window == [20, 40]
+
+
+def test_steady_steps_are_warm_after_the_least_warm_up(runner: Runner) -> None:
+    sleepy = {**SETTINGS, "sleep_ms": 30}
+    windows = [
+        run(runner, settings=sleepy, batch_size=1, samples=32, warmup_steps=4).window[0]
+        for _ in range(2)
+    ]
+    assert min(windows) == 5
+
+
+def test_less_than_two_steps_cannot_tell_whether_they_have_settled(runner: Runner) -> None:
+    assert run(runner, warmup_steps=1).settled is None
 
 
 def test_first_step_and_steady_memory_are_recorded_apart(partial: TrialResult) -> None:

@@ -17,6 +17,7 @@ FAULTS = (
     "unsupported",
     "break",  # the graph breaks in each step, which is allowed
     "recompile",  # what the graph was made for changes in step `at_step`
+    "warming",  # steps become faster until step `at_step`
 )
 
 MAKES = (

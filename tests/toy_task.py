@@ -83,7 +83,8 @@ class ToyTask:
         return torch.from_numpy(indices).to(self.device).float()
 
     def forward(self, batch: Tensor) -> Tensor:
-        time.sleep(self.sleep_s)
+        left = max(0, self.at_step - self.step) if self.fault == "warming" else 0
+        time.sleep(self.sleep_s * (1 + left))
         if self.fault == "raise":
             raise RuntimeError("the task is broken\nin two lines")
         if self.fault == "abort":

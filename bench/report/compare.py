@@ -7,13 +7,14 @@ rounds of one seed learn the same from the same, so that they tell nothing of an
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import fmean
 from typing import Any
 
 import pandas as pd
 
 from bench.journal import Row, differences
-from bench.noise import class_of, of_class, sequential_floor_of_class
+from bench.noise import class_of, of_class
 from bench.report.cells import differing
 from bench.report.contrast import FASTER, Contrast, Verdict, Words, absent, judge_all
 from bench.report.frame import Record, trial_record
@@ -74,6 +75,12 @@ _COLUMNS = (
     Column("here_images_per_s", "B\nimages/s", "{:.1f}".format),
     Column("ratio", "B / A", "{:.3f}x".format, needs=("there_images_per_s", "here_images_per_s")),
     IntervalColumn("ratio", "interval", "{:.3f}".format),
+)
+
+
+_NOT_IN_TURN = (
+    "A and B were not measured in turn, round by round: nothing tells a difference from a drift of "
+    "the machine in between (see --drift)."
 )
 
 
@@ -194,6 +201,7 @@ def compare(
     there: Side,
     here: Side,
     margin: float,
+    drift: float | None = None,
     gates: Sequence[Gate] = (),
     ignored: Sequence[str] = (),
 ) -> Comparison:
@@ -204,6 +212,8 @@ def compare(
             other, and else each variant with itself.
         here: What is compared; B.
         margin: See `bench.stats.judge`.
+        drift: How much the machine may have changed, as a share, where the sides were not measured
+            in turn. Unless it is known, nothing is concluded of their speed.
         gates: What shall not be.
         ignored: See `check`.
 
@@ -212,9 +222,10 @@ def compare(
     """
     notes = check(there, here, ignored)
     pairs = _pairs(there, here)
-    in_turn = not _one_after_the_other(pairs)
+    unknown = math.inf if drift is None else math.log1p(drift)
+    floor = None if _in_turn(pairs) else unknown
     contrasts = {
-        SPEED: [_speed(pair, in_turn=in_turn) for pair in pairs],
+        SPEED: [_speed(pair, floor) for pair in pairs],
         MEMORY: [Contrast(_logs(MEMORY, pair), "", None) for pair in pairs],
         QUALITY: [_quality(pair) for pair in pairs],
     }
@@ -233,10 +244,9 @@ def compare(
             told, text = _judge(gate, pair, verdict)
             if told is not True:
                 (undecided if told is None else failed).append(text)
-    if not in_turn:
+    if floor is not None:
         notes.append(
-            "A was measured before B, or after it: a drift of the machine in between counts as a "
-            "difference, unless the noise floor covers it."
+            _NOT_IN_TURN if drift is None else f"{_NOT_IN_TURN} Assumed: {100 * drift:g} %."
         )
     notes += _alone(there, here, pairs)
     return Comparison(
@@ -280,16 +290,14 @@ def _alone(there: Side, here: Side, pairs: Sequence[Pair]) -> list[str]:
     return found
 
 
-def _one_after_the_other(pairs: Sequence[Pair]) -> bool:
-    """Whether all of one side ran before all of the other."""
-    spans = []
-    for rows in ([row for p in pairs for row in p.there], [row for p in pairs for row in p.here]):
-        moments = [row.result.started_at for row in rows if row.result.started_at]
-        if not moments:
-            return False
-        spans.append((min(moments), max(moments)))
-    (first, last), (other_first, other_last) = spans
-    return last < other_first or other_last < first
+def _in_turn(pairs: Sequence[Pair]) -> bool:
+    """Whether each round began on both sides before the next one on either."""
+    began: dict[int, list[str]] = {}
+    for pair in pairs:
+        for row in (*pair.there, *pair.here):
+            began.setdefault(row.trial.round, []).append(row.result.started_at or "")
+    rounds = [began[number] for number in sorted(began)]
+    return all(max(one) <= min(following) for one, following in pairwise(rounds))
 
 
 def _replicates(rows: Iterable[Row]) -> Replicates:
@@ -309,21 +317,14 @@ def _logs(figure: Figure, pair: Pair) -> list[float]:
     return paired_logs(_values(figure, pair.here), _values(figure, pair.there))
 
 
-def _speed(pair: Pair, *, in_turn: bool) -> Contrast:
-    """With the noise floor that was measured for both sides' classes, if one was."""
+def _speed(pair: Pair, floor: float | None) -> Contrast:
+    """With the given noise floor, or the one that was measured for both sides' classes."""
     logs = _logs(SPEED, pair)
-    floors: list[float | None] = []
-    for row in (pair.there[0], pair.here[0]):
-        environment, name = row.environment, class_of(row)
-        noise = of_class(environment, name)
-        if noise is None or not logs:
-            floors.append(None)
-        elif in_turn:
-            floors.append(noise.floor(len(logs)))
-        else:
-            floors.append(sequential_floor_of_class(environment, name, len(logs)))
-    known = [floor for floor in floors if floor is not None]
-    return Contrast(logs, class_of(pair.here[0]), max(known) if known == floors else None)
+    if floor is None and logs:
+        noises = [of_class(row.environment, class_of(row)) for row in (pair.there[0], pair.here[0])]
+        known = [noise.floor(len(logs)) for noise in noises if noise]
+        floor = max(known) if len(known) == len(noises) else None
+    return Contrast(logs, class_of(pair.here[0]), floor)
 
 
 def _quality(pair: Pair) -> Contrast:

@@ -179,14 +179,13 @@ def _plain_axes(cells: Sequence[Record]) -> str | None:
 def _rates(good: pd.DataFrame) -> Record:
     """The rounds' images/s, their geometric mean and its interval."""
     rates = dict(zip(good["round"], good["images_per_s"], strict=True))
-    found = dict.fromkeys(("images_per_s", "images_per_s_low", "images_per_s_high", "interval"))
+    found = dict.fromkeys(("images_per_s", "images_per_s_low", "images_per_s_high"))
     if rates:
         rate = estimate([math.log(rate) for rate in rates.values()])
         found = {
             "images_per_s": rate.value,
             "images_per_s_low": rate.low,
             "images_per_s_high": rate.high,
-            "interval": rate.method.value if rate.rounds > 1 else None,
         }
     return found | {"rates": json.dumps(rates)}
 

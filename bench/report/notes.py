@@ -11,7 +11,7 @@ from bench.report.cells import by_settings, label
 from bench.report.contrast import COLUMNS as RATIO_COLUMNS
 from bench.report.contrast import MARGIN, MEASURED, POOLED
 from bench.report.frame import BUSY_FLAG, OUTSIDE_GIT, Record
-from bench.stats import ALPHA, LEVEL, MANY_ROUNDS
+from bench.stats import ALPHA, LEVEL
 from bench.trial import Status
 
 FEW = 3
@@ -53,16 +53,11 @@ def verdict_notes(records: Sequence[Record], *names: str) -> list[str]:
         found.append(f"~: not shown to be a difference ({', '.join(reasons)}).")
     if any(ratio["verdict"] == "same" for ratio in told):
         found.append(f"=: shown to lie within {100 * MARGIN:g} % of each other.")
-    methods = {
-        "bootstrap" if ratio["rounds"] >= MANY_ROUNDS else "Student's t"
-        for ratio in told
-        if pd.notna(ratio["low"])
-    }
-    if methods:
+    if any(pd.notna(ratio["low"]) for ratio in told):
         found.append(
-            f"Intervals: {100 * LEVEL:g} %, {' and '.join(sorted(methods))} over rounds, of ratios "
-            "within a round. An unmarked ratio is shown to be a difference: at "
-            f"{100 * ALPHA:g} % over all of its column, and beyond the noise floor."
+            f"Intervals: {100 * LEVEL:g} %, Student's t over rounds, of the ratios within each. An "
+            f"unmarked ratio is shown to be a difference: at {100 * ALPHA:g} % over its whole "
+            "column, and beyond the noise floor."
         )
     for source in (MEASURED, POOLED):
         floors = [ratio["floor_percent"] for ratio in told if ratio["floor_source"] == source]

@@ -1,0 +1,94 @@
+"""The A/A self-test: what equal processes differ by, and how many rounds a difference takes."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from bench.report.contrast import FASTER, MARGIN
+from bench.report.frame import Record
+from bench.report.page import Column, IntervalColumn, Page, shown
+from bench.stats import (
+    drift,
+    judge,
+    paired_logs,
+    paired_noise,
+    rounds_to_show,
+)
+
+SHOWN_PERCENT = (1, 2, 5)
+"""Differences of so many percent are asked for."""
+
+
+def noise_page(description: Mapping[str, Any]) -> Page:
+    """The table of a noise measurement.
+
+    Args:
+        description: Of `bench.noise.describe`, with at least one cell.
+    """
+    records = [_record(cell) for cell in description["cells"]]
+    columns = shown(
+        [
+            Column("ratio", "A / A", "{:.3f}x".format),
+            IntervalColumn("ratio", "interval", "{:.3f}".format),
+            Column("floor_percent", "floor\n%", "{:.1f}".format),
+            Column("drift_percent", "drift\n%", "{:.1f}".format),
+            *(
+                Column(f"rounds_to_show_{percent}_percent", f"rounds\nfor {percent} %", _rounds)
+                for percent in SHOWN_PERCENT
+            ),
+        ],
+        records,
+    )
+    alarms = [record["cell"] for record in records if record["verdict"] in ("faster", "slower")]
+    return Page(
+        pd.DataFrame(records),
+        {
+            "class": [record["class"] for record in records],
+            "cell": [record["cell"] for record in records],
+            "rounds": [str(record["rounds"]) for record in records],
+            **{column.title: [column.text(record) for record in records] for column in columns},
+            "verdict": [record["verdict"] for record in records],
+        },
+        [record["cell"] in alarms for record in records],
+        ["interval"],
+        f"Equal things were called different: {', '.join(alarms)}. Something alternates with the "
+        "processes of this machine; see `doctor`."
+        if alarms
+        else "No equal things were called different.",
+        [
+            "A / A: every second process against the one before it, the same cell.",
+            "Floor: what 1 of 20 comparisons of equal cells exceeds at these rounds, if they are "
+            "measured in turn. Drift: what they differed by at most, measured one after the other.",
+            "Rounds for: so many show such a difference in 19 of 20 comparisons of two cells; a "
+            "table of many cells takes more.",
+        ],
+    )
+
+
+def _record(cell: Mapping[str, Any]) -> Record:
+    values = cell["images_per_s"]
+    pairs = dict(enumerate(values[::2])), dict(enumerate(values[1::2]))
+    logs, noise = paired_logs(pairs[1], pairs[0]), paired_noise(values)
+    floor = noise.floor(len(logs))
+    judgement = judge(logs, floor, MARGIN)
+    return {
+        "class": cell["class"],
+        "cell": cell["label"],
+        "rounds": len(logs),
+        "ratio": judgement.ratio.value,
+        "ratio_low": judgement.ratio.low,
+        "ratio_high": judgement.ratio.high,
+        "verdict": FASTER[judgement.direction],
+        "floor_percent": 100 * math.expm1(floor),
+        "drift_percent": 100 * math.expm1(drift(values, len(logs))),
+        **{
+            f"rounds_to_show_{percent}_percent": rounds_to_show(percent, noise)
+            for percent in SHOWN_PERCENT
+        },
+    }
+
+
+def _rounds(number: float) -> str:
+    return f"{number:.0f}"

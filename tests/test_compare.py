@@ -1,0 +1,411 @@
+"""`compare`: verdicts on cells, what cannot be compared, gates and exit codes."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.journal import FILE_NAME, Row
+from bench.report.compare import Side, by_variant, compare
+from bench.trial import Status
+from tests.commands import main
+from tests.report_rows import (
+    GIB,
+    NEAR,
+    at_minutes,
+    failed,
+    in_environment,
+    in_rounds,
+    noise_description,
+    of_today,
+    page_lines,
+)
+
+Capture = pytest.CaptureFixture[str]
+
+BASE = in_rounds("fp32", 4, 100) + in_rounds("bf16", 4, 200)
+SLOWER = in_rounds("fp32", 4, 100) + in_rounds("bf16", 4, 180)
+OTHER = (0.999, 1.001, 1.003, 0.997, 1.002, 0.998, 1.0, 1.001, 0.999, 1.002)
+"""Other ten rounds of as calm a machine."""
+
+
+def lines(there: Sequence[Row], here: Sequence[Row], margin: float = 0.02) -> list[dict[str, Any]]:
+    return page_lines(compare(Side("A", there), Side("B", here), margin).page)
+
+
+def only(there: Sequence[Row], here: Sequence[Row], margin: float = 0.02) -> dict[str, Any]:
+    (line,) = lines(there, here, margin)
+    return line
+
+
+def write(folder: Path, rows: Sequence[Row]) -> str:
+    folder.mkdir()
+    (folder / FILE_NAME).write_text("".join(row.to_line() for row in rows))
+    return str(folder)
+
+
+@pytest.fixture
+def run(tmp_path: Path, capsys: Capture) -> Any:
+    """Runs `compare` on rows that are written to two folders, with options."""
+
+    def run(there: Sequence[Row], here: Sequence[Row], *options: str) -> tuple[object, str, str]:
+        folders = [write(tmp_path / "a", there), write(tmp_path / "b", here)]
+        return main(["compare", *folders, *options], capsys)
+
+    return run
+
+
+# Verdicts.
+
+
+def test_a_cell_is_faster_slower_or_the_same() -> None:
+    base = in_rounds("fp32", 4, 100)
+    for rate, word in ((110, "faster"), (90, "slower"), (100.1, "same")):
+        line = only(base, in_rounds("fp32", 4, rate, OTHER))
+        assert line["ratio_verdict"] == word
+        assert line["ratio"] == pytest.approx(rate / 100, rel=0.005)
+        assert line["ratio_low"] < line["ratio"] < line["ratio_high"]
+        assert line["ratio_rounds"] == 10
+
+
+def test_rounds_are_paired_so_that_what_meets_both_cancels() -> None:
+    storm = [1, 0.5, 0.9, 1.2, 0.6, 1, 0.8, 1.1, 0.7, 1]
+    line = only(
+        in_rounds("fp32", 4, 100, storm),
+        in_rounds("fp32", 4, 110, [x * y for x, y in zip(storm, NEAR, strict=True)]),
+    )
+    assert line["ratio_verdict"] == "faster"
+
+
+def test_what_scatters_is_inconclusive() -> None:
+    wild = [1, 1.3, 0.7, 1.2, 0.8, 1.1, 0.9, 1, 1.4, 0.6]
+    line = only(in_rounds("fp32", 4, 100), in_rounds("fp32", 4, 103, wild))
+    assert (line["ratio_verdict"], line["ratio_why"]) == ("inconclusive", "too noisy")
+
+
+def test_few_rounds_are_inconclusive_and_one_has_no_interval() -> None:
+    four = only(in_rounds("fp32", 4, 100, NEAR[:4]), in_rounds("fp32", 4, 200, NEAR[:4]))
+    assert four["ratio_verdict"] == "inconclusive"
+    assert four["ratio_why"] == "4 rounds, 5 are needed"
+    (one,) = lines(in_rounds("fp32", 4, 100, [1]), in_rounds("fp32", 4, 200, [1]))
+    assert one["ratio"] == pytest.approx(2)
+    assert one["ratio_low"] is None or one["ratio_low"] != one["ratio_low"]
+
+
+def test_only_rounds_that_ended_well_on_both_sides_count() -> None:
+    here = in_rounds("fp32", 4, 110, OTHER)
+    here[3] = of_today("fp32", 4, failed(Status.CRASH), round=3)
+    line = only(in_rounds("fp32", 4, 100), here)
+    assert line["ratio_rounds"] == 9
+    assert line["here_status"] == "crash"
+
+
+def test_rounds_of_all_seeds_count_together() -> None:
+    def seeds(rate: float, shape: Sequence[float]) -> list[Row]:
+        return [row for seed in (0, 1) for row in in_rounds("fp32", 4, rate, shape[:3], seed=seed)]
+
+    assert only(seeds(100, NEAR), seeds(120, OTHER))["ratio_rounds"] == 6
+
+
+def test_the_margin_is_the_user_s() -> None:
+    there, here = in_rounds("fp32", 4, 100), in_rounds("fp32", 4, 100.1, OTHER)
+    assert only(there, here, 0.02)["ratio_verdict"] == "same"
+    assert only(there, here, 0.001)["ratio_verdict"] == "inconclusive"
+
+
+def with_memory(rows: Sequence[Row], gib: float) -> list[Row]:
+    """With another peak, of which each round has a little more."""
+    return [
+        replace(
+            row,
+            result=replace(
+                row.result,
+                memory={"peak_bytes": int((gib + number / 1000) * GIB)},
+                monitor=[{**sample, "rss_anon_bytes": 0} for sample in row.result.monitor],
+            ),
+        )
+        for number, row in enumerate(rows)
+    ]
+
+
+@pytest.mark.parametrize(("gib", "word"), [(2.2, "more"), (1.8, "less"), (2.0, "same")])
+def test_memory_is_judged_too(gib: float, word: str) -> None:
+    base = in_rounds("fp32", 4, 100)
+    line = only(with_memory(base, 2.0), with_memory(base, gib))
+    assert line["memory_ratio_verdict"] == word
+    assert line["memory_ratio"] == pytest.approx(gib / 2, rel=0.01)
+
+
+def in_seeds(mse: float, shape: Sequence[float] = NEAR) -> list[Row]:
+    """One round of each seed."""
+    return [
+        row
+        for seed, factor in enumerate(shape)
+        for row in in_rounds("fp32", 4, 100, [1], seed=seed, final_mse=mse * factor)
+    ]
+
+
+@pytest.mark.parametrize(("mse", "word"), [(110, "worse"), (90, "better"), (100.1, "same")])
+def test_quality_is_judged_by_seeds(mse: float, word: str) -> None:
+    line = only(in_seeds(100), in_seeds(mse, OTHER))
+    assert line["mse_ratio_verdict"] == word
+    assert line["mse_ratio_rounds"] == 10
+
+
+def test_rounds_of_one_seed_tell_nothing_of_quality_unless_they_are_equal() -> None:
+    there = in_rounds("fp32", 4, 100, final_mse=100.0)
+    line = only(there, in_rounds("fp32", 4, 100, final_mse=120.0))
+    assert line["mse_ratio_verdict"] == "inconclusive"
+    assert line["mse_ratio_why"] == "1 seed, 5 are needed"
+    assert only(there, in_rounds("fp32", 4, 100, OTHER, final_mse=100.0))["mse_ratio_verdict"] == (
+        "same"
+    )
+
+
+# The noise floor.
+
+
+def test_what_lies_below_a_measured_floor_is_not_shown() -> None:
+    there, here = in_rounds("fp32", 4, 100), in_rounds("fp32", 4, 103, OTHER)
+    assert only(there, here)["ratio_verdict"] == "faster"
+    quiet, loud = noise_description(0.005), noise_description(0.1)
+    line = only(in_environment(there, noise=quiet), in_environment(here, noise=quiet))
+    assert line["ratio_verdict"] == "faster"
+    assert line["ratio_floor_source"] == "measured by `doctor --noise`"
+    line = only(in_environment(there, noise=quiet), in_environment(here, noise=loud))
+    assert (line["ratio_verdict"], line["ratio_why"]) == ("inconclusive", "below the noise floor")
+    assert line["ratio_floor_percent"] > 5
+
+
+def test_a_floor_of_another_class_says_nothing() -> None:
+    compiled = noise_description(0.1, "compiled")
+    line = only(
+        in_environment(in_rounds("fp32", 4, 100), noise=compiled),
+        in_environment(in_rounds("fp32", 4, 103, OTHER), noise=compiled),
+    )
+    assert line["ratio_verdict"] == "faster"
+    assert line["ratio_floor_source"] == "by the scatter of these rounds"
+
+
+@pytest.mark.parametrize(
+    ("moments", "drift", "word"),
+    [
+        ((0, 2, 1, 2), None, "faster"),
+        ((1, 2, 0, 2), None, "faster"),
+        ((0, 1, 10, 1), None, "inconclusive"),
+        ((10, 1, 0, 1), None, "inconclusive"),
+        ((0, 1, 5, 1), None, "inconclusive"),  # they overlap, but are not in turn
+        ((0, 1, 10, 1), 0.1, "faster"),
+        ((0, 1, 10, 1), 0.3, "inconclusive"),
+    ],
+)
+def test_speed_is_only_judged_in_turn_or_beyond_the_drift_that_the_user_knows_of(
+    moments: tuple[int, int, int, int], drift: float | None, word: str
+) -> None:
+    first, step, other_first, other_step = moments
+    found = compare(
+        Side("A", at_minutes(in_rounds("fp32", 4, 100), first, step)),
+        Side("B", at_minutes(in_rounds("fp32", 4, 120, OTHER), other_first, other_step)),
+        0.02,
+        drift,
+    )
+    (line,) = page_lines(found.page)
+    assert line["ratio_verdict"] == word
+    assert line["memory_ratio_verdict"] == "same"  # which no drift changes
+    assert any("in turn" in note for note in found.page.notes) is (step == 1)
+
+
+# What is compared.
+
+
+def test_two_variants_of_a_folder_are_compared_cell_by_cell(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    rows = BASE + in_rounds("fp32", 8, 100) + in_rounds("bf16", 8, 90, OTHER)
+    folder = write(tmp_path / "a", rows)
+    words = ["compare", folder, "--variants", "fp32", " bf16", "--format", "json"]
+    code, out, _ = main(words, capsys)
+    assert code == 0
+    found = {line["batch_size"]: line for line in json.loads(out)}
+    assert {size: line["ratio_verdict"] for size, line in found.items()} == {
+        4: "faster",
+        8: "slower",
+    }
+    assert found[4]["ratio"] == pytest.approx(2, rel=0.01)
+    there, here = by_variant(rows, ["fp32", "bf16"])
+    assert "2 cells: 1 faster, 1 slower" in compare(there, here, 0.02).page.verdict
+
+
+def test_two_folders_are_compared_variant_by_variant(run: Any) -> None:
+    code, out, _ = run(BASE, SLOWER)
+    assert code == 0
+    assert "2 cells: 1 same, 1 slower" in " ".join(out.split())
+    code, out, _ = run_again(run, BASE, in_rounds("bf16", 4, 200) + in_rounds("bf16", 8, 300))
+    assert "Only in" in out
+    assert "fp32 b4" in out
+    assert "bf16 b8" in out
+
+
+def run_again(run: Any, there: Sequence[Row], here: Sequence[Row]) -> tuple[int, str, str]:
+    found = compare(Side("A", there), Side("B", here), 0.02)
+    return 0, "\n".join(found.page.notes), ""
+
+
+def test_the_number_of_cells_is_corrected_for() -> None:
+    """A difference that one comparison shows drowns among a hundred."""
+    slight = [1.006, 1.0, 1.009, 1.002, 1.008, 1.004, 1.001, 1.007, 1.003, 1.005]
+    alone = lines(in_rounds("fp32", 4, 100, [1] * 10), in_rounds("fp32", 4, 100, slight), 0.001)
+    assert alone[0]["ratio_verdict"] == "faster"
+    there = [row for size in range(1, 101) for row in in_rounds("fp32", size, 100, [1] * 10)]
+    here = [row for size in range(1, 101) for row in in_rounds("fp32", size, 100, slight)]
+    assert {line["ratio_verdict"] for line in lines(there, here, 0.001)} == {"inconclusive"}
+
+
+# What cannot be compared.
+
+
+def test_another_environment_is_refused_by_its_key_unless_it_is_ignored(
+    run: Any, capsys: Capture
+) -> None:
+    here = in_environment(SLOWER, torch="2.16.0")
+    code, out, error = run(BASE, here)
+    assert (code, out) == (2, "")
+    assert "environment.torch is '2.15.0'" in error
+    assert "'2.16.0'" in error
+    assert "--ignore environment.torch" in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("key", ["torch", "environment.torch"])
+def test_what_is_ignored_is_printed(key: str, run: Any) -> None:
+    code, out, _ = run(BASE, in_environment(SLOWER, torch="2.16.0"), "--ignore", key)
+    assert code == 0
+    assert "Ignored: environment.torch is '2.15.0'" in " ".join(out.split())
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--ignore", "tosch"], "--ignore 'tosch': "),
+        (["--margin", "0"], "--margin '0': expected a percentage"),
+        (["--margin", "much"], "--margin 'much': expected a percentage"),
+        (["--fail-if-slower", "-1%"], "expected"),
+        (["--fail-if-slower", "nan"], "--fail-if-slower 'nan': expected a percentage"),
+        (["--fail-if-more-memory", "100%"], "--fail-if-more-memory '100%': expected"),
+        (["--format", "xml"], "--format 'xml': expected one of table"),
+        (["--variants", "fp32", "bf16"], "expected one folder beside --variants"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(options: list[str], expected: str, run: Any) -> None:
+    code, out, error = run(BASE, SLOWER, *options)
+    assert (code, out) == (2, "")
+    assert expected in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["fp32", "bf17"], "--variants 'bf17': did you mean 'bf16'?"),
+        (["fp32", "fp32"], "expected two that differ"),
+    ],
+)
+def test_variants_that_are_not_there_are_named(
+    names: list[str], expected: str, tmp_path: Path, capsys: Capture
+) -> None:
+    code, _, error = main(["compare", write(tmp_path / "a", BASE), "--variants", *names], capsys)
+    assert code == 2
+    assert expected in error
+
+
+def test_folders_that_share_no_cell_or_are_no_folders_are_refused(
+    run: Any, tmp_path: Path, capsys: Capture
+) -> None:
+    code, _, error = run(BASE, in_rounds("fp32", 16, 100) + in_rounds("bf16", 16, 100))
+    assert code == 2
+    assert "no cell in common" in error
+    for words, expected in (
+        ([str(tmp_path / "a")], "expected two folders"),
+        ([str(tmp_path / "a"), str(tmp_path / "a")], "expected two folders"),
+        ([str(tmp_path / "a"), str(tmp_path / "none")], "expected a folder with a journal.jsonl"),
+    ):
+        code, _, error = main(["compare", *words], capsys)
+        assert code == 2
+        assert expected in error
+
+
+# Gates.
+
+
+def test_a_gate_fails_where_a_shown_difference_reaches_it(run: Any) -> None:
+    code, out, _ = run(BASE, SLOWER, "--fail-if-slower", "5%")
+    assert code == 1
+    assert "Failed: --fail-if-slower 5%: bf16 b4 is slower by 10." in " ".join(out.split())
+
+
+@pytest.mark.parametrize("limit", ["12%", "20"])
+def test_a_gate_holds_where_the_difference_is_shown_to_be_smaller(limit: str, run: Any) -> None:
+    code, out, _ = run(BASE, SLOWER, "--fail-if-slower", limit, "--strict")
+    assert code == 0
+    assert "Failed" not in out
+
+
+@pytest.mark.parametrize(("more", "expected"), [([], 0), (["--strict"], 3)])
+def test_a_gate_that_cannot_be_decided_is_only_told_unless_strict(
+    more: list[str], expected: int, run: Any
+) -> None:
+    wild = [1, 1.3, 0.7, 1.2, 0.8, 1.1, 0.9, 1, 1.4, 0.6]
+    there, here = in_rounds("fp32", 4, 100), in_rounds("fp32", 4, 100, wild)
+    code, out, _ = run(there, here, "--fail-if-slower", "5%", *more)
+    assert code == expected
+    assert "Not shown: --fail-if-slower 5%: fp32 b4 is inconclusive (too noisy)" in out
+
+
+def test_strict_without_gates_wants_every_speed_decided(run: Any) -> None:
+    few = in_rounds("fp32", 4, 100, NEAR[:3])
+    code, _, _ = run(few, few, "--strict")
+    assert code == 0  # equal to the last bit
+
+
+@pytest.mark.parametrize(("shape", "expected"), [(OTHER, 0), (OTHER[:3], 3)])
+def test_strict_tells_inconclusive_speeds(shape: Sequence[float], expected: int, run: Any) -> None:
+    code, _, _ = run(in_rounds("fp32", 4, 100), in_rounds("fp32", 4, 120, shape), "--strict")
+    assert code == expected
+
+
+def test_memory_and_quality_have_gates_of_their_own(run: Any) -> None:
+    there = with_memory(in_seeds(100), 2.0)
+    here = with_memory(in_seeds(105, OTHER), 2.2)
+    gates = ("--fail-if-slower", "5%", "--fail-if-more-memory", "3%", "--fail-if-mse-worse", "2%")
+    code, out, _ = run(there, here, *gates)
+    assert code == 1
+    text = " ".join(out.split())
+    assert "--fail-if-more-memory 3%: fp32 b4 is more by 10.0%" in text
+    assert "--fail-if-mse-worse 2%: fp32 b4 is worse by 5.0%" in text
+    assert "Failed: --fail-if-slower" not in text
+
+
+def test_what_is_better_fails_no_gate(run: Any) -> None:
+    there = with_memory(in_seeds(100), 2.0)
+    here = with_memory(in_seeds(90, OTHER), 1.8)
+    gates = ("--fail-if-more-memory", "3%", "--fail-if-mse-worse", "2%", "--strict")
+    code, _, _ = run(there, here, *gates)
+    assert code == 0
+
+
+def test_a_cell_that_no_longer_ends_well_fails_every_gate(run: Any) -> None:
+    here = [of_today("fp32", 4, failed(Status.OOM), round=number) for number in range(10)]
+    code, out, _ = run(in_rounds("fp32", 4, 100), here, "--fail-if-mse-worse", "2%")
+    assert code == 1
+    assert "fp32 b4 ended oom in B, well in A" in " ".join(out.split())
+
+
+@pytest.mark.parametrize("style", ["csv", "md", "json"])
+def test_gates_do_not_get_into_what_a_script_reads(style: str, run: Any) -> None:
+    code, out, error = run(BASE, SLOWER, "--fail-if-slower", "5%", "--format", style)
+    assert code == 1
+    assert "Failed" not in out
+    assert "Failed: --fail-if-slower 5%" in error

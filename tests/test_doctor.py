@@ -1,0 +1,202 @@
+"""`doctor`: what would disturb, on made-up machines and on this one."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pynvml
+import pytest
+
+from bench import doctor
+from bench.doctor import Finding, State
+from bench.environment import cpus_allowed
+from tests.commands import main
+
+GIB = 2**30
+
+Capture = pytest.CaptureFixture[str]
+
+
+def made(root: Path, **files: str) -> Path:
+    """A folder with files, by their paths with __ for /."""
+    for name, text in files.items():
+        path = root / name.replace("__", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+@pytest.fixture
+def busy() -> Iterator[subprocess.Popen[bytes]]:
+    """Another process that never rests."""
+    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_another_process_that_is_busy_disturbs_and_is_named(busy: subprocess.Popen[bytes]) -> None:
+    time.sleep(0.3)  # it has begun
+    found, stolen = doctor.processes()
+    assert found.state is State.DISTURBS
+    assert f"({busy.pid})" in found.text
+    percent = float(found.text.split()[0])
+    assert 10 / cpus_allowed() < percent <= 101
+    assert stolen.name == "stolen time"
+
+
+def test_what_this_process_does_itself_is_no_other_s() -> None:
+    def work(seconds: float) -> None:
+        end_s = time.monotonic() + seconds
+        while time.monotonic() < end_s:
+            pass
+
+    found, _ = doctor.processes(watch=work)
+    assert float(found.text.split()[0]) < 100 / cpus_allowed()
+    assert f"({os.getpid()})" not in found.text
+
+
+@pytest.mark.parametrize(
+    ("text", "state", "words"),
+    [
+        ("max 100000", State.FINE, "none"),
+        ("50000 100000", State.DISTURBS, "0.5 CPUs"),
+        ("100000000 100000", State.FINE, "1000 CPUs"),
+        (None, State.UNREADABLE, ""),
+    ],
+)
+def test_a_quota_below_the_cpus_there_are_disturbs(
+    text: str | None, state: State, words: str, tmp_path: Path
+) -> None:
+    root = made(tmp_path, **({"fs__cgroup__cpu.max": text} if text else {}))
+    found = doctor.quota(root)
+    assert found.state is state
+    assert words in found.text
+
+
+@pytest.mark.parametrize(
+    ("governors", "state"),
+    [
+        (["performance", "performance"], State.FINE),
+        (["performance", "powersave"], State.DISTURBS),
+        ([], State.UNREADABLE),
+    ],
+)
+def test_a_governor_that_follows_the_load_disturbs(
+    governors: list[str], state: State, tmp_path: Path
+) -> None:
+    for number, name in enumerate(governors):
+        path = f"devices__system__cpu__cpu{number}__cpufreq__scaling_governor"
+        made(tmp_path, **{path: f"{name}\n"})
+    found = doctor.governor(tmp_path)
+    assert found.state is state
+    assert found.text == ", ".join(sorted(set(governors)))
+
+
+@pytest.mark.parametrize(
+    ("counts", "state"),
+    [([0, 0], State.FINE), ([0, 7], State.DISTURBS), ([], State.UNREADABLE)],
+)
+def test_a_cpu_that_was_throttled_disturbs(counts: list[int], state: State, tmp_path: Path) -> None:
+    for number, count in enumerate(counts):
+        path = f"devices__system__cpu__cpu{number}__thermal_throttle__core_throttle_count"
+        made(tmp_path, **{path: f"{count}\n"})
+    found = doctor.throttling(tmp_path)
+    assert found.state is state
+    assert not counts or found.text.startswith(f"{sum(counts)} times")
+
+
+@pytest.mark.parametrize(("gib", "state"), [(9, State.FINE), (7, State.DISTURBS)])
+def test_less_memory_than_the_default_budget_disturbs(gib: int, state: State) -> None:
+    found = doctor.memory("cuda:0", gib * GIB)
+    assert found.state is state
+    assert f"{gib} GiB free on cuda:0" in found.text
+
+
+@pytest.mark.parametrize(("size", "state"), [(2**26, State.DISTURBS), (2**31, State.FINE)])
+def test_a_small_shared_memory_disturbs(
+    size: int, state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = type("usage", (), {"total": size})
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    assert doctor.shared_memory().state is state
+
+
+def test_no_shared_memory_is_not_readable(tmp_path: Path) -> None:
+    assert doctor.shared_memory(tmp_path / "none").state is State.UNREADABLE
+
+
+def test_a_missing_compiler_disturbs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = doctor.compiler()
+    assert found.state is State.DISTURBS
+    assert "no g++" in found.text
+    own = tmp_path / "my-cxx"
+    own.touch(mode=0o755)
+    monkeypatch.setenv("CXX", "my-cxx")
+    assert doctor.compiler() == Finding("C++ compiler", State.FINE, str(own), found.advice)
+
+
+def states(gpu: dict[str, Any]) -> dict[str, State]:
+    return {finding.name: finding.state for finding in doctor.graphics(gpu)}
+
+
+def test_what_disturbs_on_a_gpu_is_told_and_what_cannot_be_read_is_not_called_fine() -> None:
+    calm = {"throttle_reasons": 0, "display_active": 0, "compute_processes": 0}
+    assert set(states(calm).values()) == {State.FINE}
+    assert set(states({}).values()) == {State.UNREADABLE}
+    heat = pynvml.nvmlClocksEventReasonHwThermalSlowdown
+    idle = pynvml.nvmlClocksEventReasonGpuIdle
+    assert states(calm | {"throttle_reasons": heat})["GPU throttling"] is State.DISTURBS
+    assert states(calm | {"throttle_reasons": idle})["GPU throttling"] is State.FINE
+    assert states(calm | {"display_active": 1})["display"] is State.DISTURBS
+    assert states(calm | {"compute_processes": 2})["others on the GPU"] is State.DISTURBS
+
+
+def test_a_gpu_that_torch_cannot_use_is_told() -> None:
+    note = "Measuring on CPU: torch 2 cannot use the GPU with driver 470, which may be too old."
+    found = {finding.name: finding for finding in doctor.examine("cpu", note, 9 * GIB, None)}
+    assert found["GPU"].state is State.DISTURBS
+    assert "driver 470" in found["GPU"].text
+    assert not any(finding.name == "display" for finding in found.values())
+
+
+def test_this_machine_is_examined(capsys: Capture) -> None:
+    code, out, _ = main(["doctor", "--device", "cpu", "--json"], capsys)
+    told = json.loads(out)
+    found = {finding["name"]: finding["state"] for finding in told["findings"]}
+    assert set(found) >= {"other processes", "governor", "memory", "C++ compiler"}
+    assert code == int("disturbs" in found.values())
+    assert told["environment"]["cpus_allowed"] == cpus_allowed()
+
+
+def test_in_words_too(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "SHARED_MEMORY", Path("/none"))
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    code, out, _ = main(["doctor", "--device", "cpu"], capsys)
+    assert code == 1
+    assert "disturbs      C++ compiler       no no-such-compiler -> compiled variants" in out
+    assert "doctor --noise" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["doctor", "quick"], "expected --noise beside source"),
+        (["doctor", "--rounds", "4"], "expected --noise beside rounds"),
+        (["doctor", "--device", "cuda:99"], "cuda:99"),
+        (["doctor", "--noise", "--rounds", "3", "--set", "samples=512"], "rounds 3: expected"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(words: list[str], expected: str, capsys: Capture) -> None:
+    code, out, error = main(words, capsys)
+    assert (code, out) == (2, "")
+    assert expected in error
+    assert error.count("\n") == 1

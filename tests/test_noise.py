@@ -1,0 +1,144 @@
+"""The noise floor: measured, kept with the environment, and recorded in rows."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import noise, sweep
+from bench.report.noise import noise_page
+from bench.trial import Status
+from tests.commands import main
+from tests.harness import Recorder, toy_plan, write_toml
+from tests.report_rows import (
+    cells,
+    failed,
+    in_environment,
+    in_rounds,
+    noise_description,
+    notes_of,
+    of_today,
+    page_lines,
+    texts,
+)
+
+Capture = pytest.CaptureFixture[str]
+
+SHAPE = [1.0, 1.02] * 10
+
+
+@pytest.fixture(autouse=True)
+def _own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+
+def test_the_rounds_of_a_cell_are_equal_processes() -> None:
+    rows = [
+        *in_rounds("fp32", 4, 100, SHAPE),
+        *in_rounds("fp32+compile", 4, 150, SHAPE[:6]),
+        *in_rounds("bf16", 4, 200, SHAPE[:3]),  # too few to tell anything
+        of_today("fp32", 4, failed(Status.CRASH), round=20),
+    ]
+    found = noise.describe(rows[::-1])
+    assert [(cell["class"], cell["label"]) for cell in found["cells"]] == [
+        ("eager", "fp32 b4"),
+        ("compiled", "fp32+compile b4"),
+    ] or [cell["class"] for cell in found["cells"]] == ["compiled", "eager"]
+    by_class = {cell["class"]: cell["images_per_s"] for cell in found["cells"]}
+    assert by_class["eager"] == pytest.approx([100 * factor for factor in SHAPE])
+    json.dumps(found)
+
+
+def test_a_class_is_as_noisy_as_its_noisiest_cell() -> None:
+    described = noise_description(0.01)
+    described["cells"] += noise_description(0.05)["cells"]
+    described["cells"] += noise_description(0.2, "compiled")["cells"]
+    found = noise.of_class({"noise": described}, "eager")
+    assert found is not None
+    assert found.spread == pytest.approx(math.log(1.05))
+    assert found.degrees == 10
+    for nothing in ({}, {"noise": None}, {"noise": noise_description(0.1, "compiled")}):
+        assert noise.of_class(nothing, "eager") is None
+
+
+def test_it_is_kept_for_its_environment_and_no_other() -> None:
+    environment = {"torch": "2.15.0", "device_name": "d", "command": "any"}
+    assert noise.read(environment) is None
+    noise.write(environment, noise_description(0.01))
+    noise.write(environment, noise_description(0.02))
+    assert noise.read(environment | {"command": "other"}) == noise_description(0.02)
+    assert noise.read(environment | {"torch": "2.16.0"}) is None
+
+
+def test_what_cannot_be_read_is_not_known() -> None:
+    path = noise.write({}, noise_description(0.01))
+    path.write_text("{")
+    assert noise.read({}) is None
+
+
+def test_a_report_holds_speed_ups_to_it() -> None:
+    rows = in_rounds("fp32", 4, 100) + in_rounds("bf16", 4, 103)
+    (_, plain) = cells(*rows)
+    assert plain["speedup_verdict"] == "faster"
+    assert plain["speedup_floor_source"] == "by the scatter of these rounds"
+    loud = in_environment(rows, noise=noise_description(0.2))
+    (_, below) = cells(*loud)
+    assert below["speedup_verdict"] == "inconclusive"
+    assert below["noise_percent"] == pytest.approx(20)
+    assert below["speedup_floor_source"] == "measured by `doctor --noise`"
+    assert texts(*loud)[1]["speedup"] == "~1.03x"
+    assert any("below the noise floor" in note for note in notes_of(loud))
+
+
+def line(shape: list[float]) -> dict[str, Any]:
+    (found,) = page_lines(noise_page(noise.describe(in_rounds("fp32", 4, 100, shape))))
+    return found
+
+
+def test_the_page_tells_the_floor_and_how_many_rounds_a_difference_takes() -> None:
+    found = line([1.0, 1.01, 1.01, 1.0] * 5)
+    assert found["rounds"] == 10
+    assert found["ratio"] == pytest.approx(1, abs=1e-3)
+    assert found["verdict"] in ("same", "inconclusive")
+    assert 0.5 < found["floor_percent"] < 1
+    assert 0 <= found["drift_percent"] < 1
+    rounds = [found[f"rounds_to_show_{percent}_percent"] for percent in (5, 2, 1)]
+    assert rounds == sorted(rounds)
+    assert 5 <= rounds[0] < rounds[2]
+
+
+def test_an_alarm_is_raised_where_equal_things_differ() -> None:
+    page = noise_page(noise.describe(in_rounds("fp32", 4, 100, [1.0, 1.1] * 10)))
+    assert page.verdict.startswith("Equal things were called different: fp32 b4.")
+    calm = noise_page(noise.describe(in_rounds("fp32", 4, 100, [1.0, 1.01, 1.01, 1.0] * 5)))
+    assert calm.verdict == "No equal things were called different."
+    assert not any(calm.bold)
+
+
+def test_doctor_measures_it_and_later_rows_record_it(tmp_path: Path, capsys: Capture) -> None:
+    source = write_toml(tmp_path / "toy.toml", rounds=8, sleep_ms=3)
+    out = tmp_path / "noise"
+    words = ["doctor", "--noise", str(source), "--out", str(out), "--json"]
+    code, told, _ = main(words, capsys)
+    (found,) = json.loads(told)
+    assert (found["class"], found["cell"], found["rounds"]) == ("eager", "none b4", 4)
+    assert code == 0
+    recorder = Recorder()
+    sweep.run(toy_plan(tmp_path / "later"), recorder)
+    recorded = recorder.rows[0].environment["noise"]
+    assert recorded == noise.read(recorder.rows[0].environment)
+    assert len(recorded["cells"][0]["images_per_s"]) == 8
+    code, told, _ = main(["doctor", "--device", "cpu", "--json"], capsys)
+    assert json.loads(told)["noise"] == recorded
+    # From what is there, nothing is measured again.
+    code, told, _ = main(words, capsys)
+    assert json.loads(told) == [found]
+
+
+def test_too_few_processes_tell_nothing(tmp_path: Path, capsys: Capture) -> None:
+    source = write_toml(tmp_path / "toy.toml", rounds=2)
+    code, _, error = main(["doctor", "--noise", str(source), "--out", str(tmp_path / "n")], capsys)
+    assert code == 2
+    assert "rounds 2: " in error

@@ -1,0 +1,156 @@
+"""When a sweep has measured enough, and what it records of its end."""
+
+import json
+import math
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bench import stopping, sweep
+from bench.stats import LEAST_ROUNDS, estimate
+from bench.stopping import Run, Stop, widest_interval
+from bench.trial import Status
+from tests.commands import main
+from tests.harness import Recorder, toy_plan
+from tests.report_rows import NEAR, PLAIN, failed, in_rounds, of_today
+
+Capture = pytest.CaptureFixture[str]
+
+
+def test_the_widest_interval_is_that_of_the_speed_ups() -> None:
+    storm = [factor * 0.9**number for number, factor in enumerate(NEAR)]
+    fp32 = in_rounds("fp32", 4, 100, storm)
+    bf16 = in_rounds("bf16", 4, 200, [0.9**number for number in range(10)])
+    alone = widest_interval(fp32, PLAIN, 10)
+    assert alone is not None
+    assert alone > 0.5
+    both = widest_interval(fp32 + bf16, PLAIN, 10)
+    assert both == alone  # the plain cell has only its own rate
+    others = in_rounds("fp32", 4, 100) + bf16
+    wide = widest_interval(others, PLAIN, 10)
+    assert wide is not None
+    assert wide > 0.5  # the storm met one side only
+    lone = in_rounds("bf16", 4, 200)
+    narrow = widest_interval(lone, PLAIN, 10)
+    assert narrow == pytest.approx(estimate([math.log(200 * x) for x in NEAR]).width)
+
+
+def test_cells_that_have_too_few_rounds_are_infinitely_wide_and_failed_ones_are_left_out() -> None:
+    rows = in_rounds("fp32", 4, 100)
+    assert widest_interval(rows, PLAIN, LEAST_ROUNDS - 1) == math.inf
+    crashed = [of_today("bf16", 4, failed(Status.CRASH), round=number) for number in range(10)]
+    assert widest_interval(rows + crashed, PLAIN, 10) == widest_interval(rows, PLAIN, 10)
+    assert widest_interval(crashed, PLAIN, 10) is None
+
+
+def test_intervals_cover_the_truth_also_when_measuring_stops_as_soon_as_they_are_narrow() -> None:
+    random = np.random.default_rng(0)
+    covered = []
+    for target in (0.02, 0.03, 0.05):
+        for _ in range(500):
+            logs = list(random.normal(0, 0.02, 30))
+            rounds = LEAST_ROUNDS
+            while rounds < 19 and estimate(logs[:rounds]).width >= target:
+                rounds += 1
+            found = estimate(logs[:rounds])
+            covered.append(found.low <= 1 <= found.high)
+    assert np.mean(covered) >= 0.93
+
+
+def run(folder: Path, **asked: Any) -> tuple[Recorder, Run]:
+    recorder = Recorder()
+    sweep.run(toy_plan(folder, **asked), recorder)
+    run = stopping.last(folder)
+    assert run is not None
+    return recorder, run
+
+
+def test_a_sweep_stops_when_every_interval_is_narrow_enough(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    folder = tmp_path / "out"
+    asked = {"ci_width": "90%", "settings": {}, "sleep_ms": 5}
+    asked.pop("settings")
+    recorder, found = run(folder, **asked)
+    assert found.stopped_by is Stop.CI_WIDTH
+    assert LEAST_ROUNDS <= found.rounds == len(recorder.rows) < 30
+    assert found.widest is not None
+    assert found.widest < 0.9
+    assert found.sentence in recorder.notes
+    _, out, _ = main(["report", str(folder)], capsys)
+    assert "every interval is narrow enough" in " ".join(out.split())
+    again, _ = run(folder, **asked)
+    assert not again.rows  # there is nothing left to do
+
+
+def test_a_sweep_that_is_never_narrow_ends_with_its_rounds_or_its_time(tmp_path: Path) -> None:
+    _, found = run(tmp_path / "rounds", ci_width="0.001%", rounds=5)
+    assert (found.stopped_by, found.rounds) == (Stop.ROUNDS, 5)
+    assert found.ci_width == pytest.approx(1e-5)
+    recorder, found = run(tmp_path / "time", ci_width="0.001%", time_limit_s=1, sleep_ms=100)
+    assert found.stopped_by is Stop.MAX_TIME
+    assert found.rounds == len(recorder.rows) < LEAST_ROUNDS
+    assert found.widest is None
+    assert found.sentence.startswith("Time was up after ")
+
+
+def test_a_sweep_that_was_interrupted_says_so(tmp_path: Path) -> None:
+    import os
+    import signal
+
+    threading.Timer(6, os.kill, (os.getpid(), signal.SIGINT)).start()
+    _, found = run(tmp_path / "out", rounds=50, sleep_ms=50)
+    assert found.stopped_by is Stop.INTERRUPTED
+    assert found.ci_width is None
+    assert found.rounds < 50
+
+
+def test_each_run_adds_a_line(tmp_path: Path) -> None:
+    run(tmp_path / "out")
+    run(tmp_path / "out", rounds=2)
+    lines = (tmp_path / "out" / stopping.FILE_NAME).read_text().splitlines()
+    assert [json.loads(line)["rounds"] for line in lines] == [1, 2]
+    assert stopping.last(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--ci-width", "0"], "ci_width '0': expected a percentage"),
+        (["--ci-width", "narrow"], "ci_width 'narrow': expected a percentage"),
+        (["--ci-width", "1%", "--rounds", "4"], "rounds 4: ci_width needs at least 5"),
+        (["--max-time", "soon"], "--max-time 'soon': expected a length of time"),
+        (["--max-time", "0"], "--max-time '0': expected a length of time"),
+        (["--max-time", "-5m"], "--max-time '-5m': expected a length of time"),
+        (["--max-time", "1h30"], None),
+        (["--max-time", "5x"], "--max-time '5x': expected a length of time"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(
+    words: list[str], expected: str | None, capsys: Capture
+) -> None:
+    code, _, error = main(["plan", *(f"{words[0]}={words[1]}", *words[2:])], capsys)
+    assert code == (0 if expected is None else 2)
+    if expected:
+        assert expected in error
+        assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90", 90), ("90s", 90), ("20m", 1200), ("20min", 1200), ("1h30m", 5400), ("0.5h", 1800)],
+)
+def test_lengths_of_time_in_usual_spellings(text: str, seconds: int, capsys: Capture) -> None:
+    _, out, _ = main(["plan", "--max-time", text], capsys)
+    assert f"expected to end within {seconds} s" in " ".join(out.split())
+
+
+def test_a_width_makes_room_for_as_many_rounds_as_it_takes(capsys: Capture) -> None:
+    _, one, _ = main(["plan", "--json"], capsys)
+    _, many, _ = main(["plan", "--json", "--ci-width", "1%"], capsys)
+    assert len(many.splitlines()) == 30 * len(one.splitlines())
+    _, some, _ = main(["plan", "--json", "--ci-width", "1%", "--rounds", "8"], capsys)
+    assert len(some.splitlines()) == 8 * len(one.splitlines())
