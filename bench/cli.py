@@ -68,7 +68,7 @@ def _load(options: Namespace) -> spec.SweepSpec:
     overrides = arguments.overrides(options)
     presets = NOISE_PRESETS if options.command == "doctor" else DEFAULT_PRESETS
     on_gpu = has_gpu() and overrides.get("device") != ["cpu"]
-    return spec.load(options.source or presets[on_gpu], overrides)
+    return spec.load(presets[on_gpu] if options.source is None else options.source, overrides)
 
 
 def _sweep(options: Namespace) -> int:
@@ -359,14 +359,15 @@ def _noise(options: Namespace) -> int:
     from bench.report.noise import noise_page
 
     asked = _load(options)
+    if (rounds := asked.one("rounds")) < noise.LEAST_PROCESSES:
+        raise ValueError(f"rounds {rounds}: expected at least {noise.LEAST_PROCESSES}")
     rows, code = _measure(options, asked, "noise")
     if code:
         return code
     asked_keys = {trial.key for trial in asked.trials_like(rows[0].trial)}
     described = noise.describe([row for row in rows if row.trial.key in asked_keys])
     if not described["cells"]:
-        least = noise.LEAST_PROCESSES
-        raise ValueError(f"rounds {asked.one('rounds')}: no cell ended well {least} times")
+        raise ValueError(f"no cell ended well {noise.LEAST_PROCESSES} times")
     page = noise_page(described)
     path = noise.write(rows[0].environment, described)
     if options.json:

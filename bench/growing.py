@@ -125,6 +125,7 @@ class GrowingTable:
         return set(best.values())
 
     def _columns(self) -> dict[str, _Column]:
+        from bench.report.page import IntervalColumn
         from bench.report.tables import COLUMNS
 
         trials = [row.trial for row in self._rows]
@@ -135,7 +136,8 @@ class GrowingTable:
         for name in self._differing:
             columns[name] = _column(name, [str(_asked(trial)[name]) for trial in trials])
         for column in COLUMNS:
-            if column.name not in self._records[0]:  # compares rows; the final table has it
+            comparing = column.name not in self._records[0] or isinstance(column, IntervalColumn)
+            if comparing:  # rows with others, which the final table does
                 continue
             figures = [record[column.name] for record in self._records]
             texts = ["-" if figure is None else column.format(figure) for figure in figures]

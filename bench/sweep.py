@@ -168,7 +168,7 @@ def run(plan: Plan, observer: Observer) -> bool:
             if not to_do:
                 return True
             rounds = _whole_rounds(trials, journal.rows)
-            width = widest(rounds)
+            width = widest(rounds) if spec.ci_width else None
             ended = Stop.MAX_TIME if clock.left_out else Stop.ROUNDS
             run = stopping.Run(
                 environment["command"],

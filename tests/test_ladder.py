@@ -30,11 +30,11 @@ def test_a_rung_is_compared_with_the_first_and_with_the_one_before() -> None:
         for name, rate in [("fp32", 10), ("bf16", 15), ("bf16+channels_last", 30)]
     ]
     page = view("ladder", *rows)
-    assert [text["vs first"] for text in page_texts(page)] == ["1.00x", "1.50x", "3.00x"] * 2
-    assert [text["vs before"] for text in page_texts(page)] == ["-", "1.50x", "2.00x"] * 2
+    assert [text["vs first"] for text in page_texts(page)] == ["1.00x", "~1.50x", "~3.00x"] * 2
+    assert [text["vs before"] for text in page_texts(page)] == ["-", "~1.50x", "~2.00x"] * 2
     assert page.verdict == (
-        "Fastest here: bf16+channels_last at batch 8 with 240.0 images/s, 3.00x fp32, the first "
-        "rung; the step that brought the most was +channels_last over bf16 at batch 4: 2.00x."
+        "Fastest here: bf16+channels_last at batch 8 with 240.0 images/s, ~3.00x fp32, the first "
+        "rung; the step that brought the most was +channels_last over bf16 at batch 4: ~2.00x."
     )
     assert page.bold == [False] * 5 + [True]
 
@@ -49,7 +49,7 @@ def test_a_rung_that_failed_stays_and_is_stepped_over() -> None:
     second, third = page_texts(page)[1:]
     assert (second["images/s"], second["status"]) == ("not measured", "unsupported")
     assert second["vs before"] == "-"
-    assert (third["change"], third["vs before"]) == ("+bf16", "1.50x")
+    assert (third["change"], third["vs before"]) == ("+bf16", "~1.50x")
     assert page_lines(page)[2]["before_variant"] == "fp32"
     assert "tf32 b4: unsupported: no such cores" in page.notes
     assert any(note.startswith("bf16 b4: compared with fp32, the last") for note in page.notes)

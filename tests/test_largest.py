@@ -33,12 +33,12 @@ def test_each_variant_has_its_largest_batch_and_what_the_next_one_came_to() -> N
     ]
     assert shown == [
         ("fp32", "16", "100.0", "1.00x", "32: oom"),
-        ("bf16", "32", "160.0", "1.60x", "64: oom"),
+        ("bf16", "32", "160.0", "~1.60x", "64: oom"),
     ]
     assert page.bold == [False, True]
     assert page.verdict == (
         "Within 8 GiB here, fp32 has room for batch 16 (25 % of the budget); bf16 has room for "
-        "batch 32 (25 % of the budget), at 1.60x the seed's images/s."
+        "batch 32 (25 % of the budget), at ~1.60x the seed's images/s."
     )
     assert {line["budget_gib"] for line in page_lines(page)} == {8}
 

@@ -118,7 +118,7 @@ def test_an_alarm_is_raised_where_equal_things_differ() -> None:
 
 
 def test_doctor_measures_it_and_later_rows_record_it(tmp_path: Path, capsys: Capture) -> None:
-    source = write_toml(tmp_path / "toy.toml", rounds=8, sleep_ms=3)
+    source = write_toml(tmp_path / "noise.toml", batch_size=4, rounds=8, sleep_ms=3)
     out = tmp_path / "noise"
     words = ["doctor", "--noise", str(source), "--out", str(out), "--json"]
     code, told, _ = main(words, capsys)
@@ -126,7 +126,7 @@ def test_doctor_measures_it_and_later_rows_record_it(tmp_path: Path, capsys: Cap
     assert (found["class"], found["cell"], found["rounds"]) == ("eager", "none b4", 4)
     assert code == 0
     recorder = Recorder()
-    sweep.run(toy_plan(tmp_path / "later"), recorder)
+    sweep.run(toy_plan(tmp_path / "later", batch_size=4), recorder)
     recorded = recorder.rows[0].environment["noise"]
     assert recorded == noise.read(recorder.rows[0].environment)
     assert len(recorded["cells"][0]["images_per_s"]) == 8
@@ -138,7 +138,7 @@ def test_doctor_measures_it_and_later_rows_record_it(tmp_path: Path, capsys: Cap
 
 
 def test_too_few_processes_tell_nothing(tmp_path: Path, capsys: Capture) -> None:
-    source = write_toml(tmp_path / "toy.toml", rounds=2)
+    source = write_toml(tmp_path / "toy.toml", batch_size=4, rounds=2)
     code, _, error = main(["doctor", "--noise", str(source), "--out", str(tmp_path / "n")], capsys)
     assert code == 2
     assert "rounds 2: " in error

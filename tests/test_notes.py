@@ -8,12 +8,14 @@ from bench.report.tables import notes, page
 from bench.trial import Status, TrialResult
 from tests.report_rows import (
     CUDA,
+    NEAR,
     SETTINGS,
     absent,
     bad,
     cells,
     failed,
     good,
+    in_rounds,
     measured,
     notes_of,
     of_today,
@@ -136,10 +138,12 @@ def test_rows_from_outside_git_are_no_trouble() -> None:
     assert "Rows come from several commits: abc, outside git." in notes_of(mixed)
 
 
-def test_one_round_is_warned_of_and_several_are_not() -> None:
-    several = [row(trial(round=number), measured()) for number in range(2)]
-    assert any("One round" in note for note in notes_of(several[:1]))
-    assert not any("One round" in note for note in notes_of(several))
+def test_few_rounds_are_warned_of_and_enough_are_not() -> None:
+    for rounds in (1, 4, 5, 10):
+        rows = in_rounds("fp32", 4, 100, NEAR[:rounds]) + in_rounds("bf16", 4, 200, NEAR[:rounds])
+        warned = [note for note in notes_of(rows) if "are needed" in note]
+        assert len(warned) == (rounds < 5)
+        assert all(note.startswith("~: ") and f"{rounds} round" in note for note in warned)
 
 
 def test_a_row_measured_beside_something_else_is_told() -> None:

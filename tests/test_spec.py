@@ -48,7 +48,9 @@ def differences(first: Mapping[str, str], second: Mapping[str, str]) -> set[str]
 
 
 def test_the_presets_are_these() -> None:
-    assert spec.preset_names() == ["compiled-vs-eager", "gpu-8gb", "grid", "ladder", "quick"]
+    assert spec.preset_names() == [
+        *("compiled-vs-eager", "gate", "gpu-8gb", "grid", "ladder", "noise", "noise-gpu", "quick")
+    ]
 
 
 def test_quick_shows_each_switch_against_plain_or_against_the_best_without_it() -> None:
@@ -251,7 +253,7 @@ def test_another_workload_brings_its_own_axes_and_settings(tmp_path: Path) -> No
 
 # Bad input, as a user types it.
 
-PRESETS = "compiled-vs-eager, gpu-8gb, grid, ladder, quick"
+PRESETS = "compiled-vs-eager, gate, gpu-8gb, grid, ladder, noise, noise-gpu, quick"
 
 Refuses = Callable[[Sequence[str]], str]
 

@@ -2,17 +2,19 @@
 
 import json
 import math
-import threading
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from bench import stopping, sweep
 from bench.stats import LEAST_ROUNDS, estimate
 from bench.stopping import Run, Stop, widest_interval
-from bench.trial import Status
+from bench.trial import Status, Trial
 from tests.commands import main
 from tests.harness import Recorder, toy_plan
 from tests.report_rows import NEAR, PLAIN, failed, in_rounds, of_today
@@ -62,7 +64,7 @@ def test_intervals_cover_the_truth_also_when_measuring_stops_as_soon_as_they_are
 
 def run(folder: Path, **asked: Any) -> tuple[Recorder, Run]:
     recorder = Recorder()
-    sweep.run(toy_plan(folder, **asked), recorder)
+    sweep.run(toy_plan(folder, batch_size=4, **asked), recorder)
     run = stopping.last(folder)
     assert run is not None
     return recorder, run
@@ -72,8 +74,7 @@ def test_a_sweep_stops_when_every_interval_is_narrow_enough(
     tmp_path: Path, capsys: Capture
 ) -> None:
     folder = tmp_path / "out"
-    asked = {"ci_width": "90%", "settings": {}, "sleep_ms": 5}
-    asked.pop("settings")
+    asked = {"ci_width": "90%", "sleep_ms": 5}
     recorder, found = run(folder, **asked)
     assert found.stopped_by is Stop.CI_WIDTH
     assert LEAST_ROUNDS <= found.rounds == len(recorder.rows) < 30
@@ -98,14 +99,16 @@ def test_a_sweep_that_is_never_narrow_ends_with_its_rounds_or_its_time(tmp_path:
 
 
 def test_a_sweep_that_was_interrupted_says_so(tmp_path: Path) -> None:
-    import os
-    import signal
+    def interrupt(trial: Trial, phase: str, child: psutil.Process) -> None:
+        if trial.round == 1 and phase == "measuring":
+            os.kill(os.getpid(), signal.SIGINT)
 
-    threading.Timer(6, os.kill, (os.getpid(), signal.SIGINT)).start()
-    _, found = run(tmp_path / "out", rounds=50, sleep_ms=50)
-    assert found.stopped_by is Stop.INTERRUPTED
+    recorder = Recorder(on_phase=interrupt)
+    sweep.run(toy_plan(tmp_path / "out", batch_size=4, rounds=9, sleep_ms=50), recorder)
+    found = stopping.last(tmp_path / "out")
+    assert found is not None
+    assert (found.stopped_by, found.rounds) == (Stop.INTERRUPTED, 1)
     assert found.ci_width is None
-    assert found.rounds < 50
 
 
 def test_each_run_adds_a_line(tmp_path: Path) -> None:

@@ -74,6 +74,7 @@ class Verdict:
     def columns(self, name: str) -> dict[str, Any]:
         """The ratio, its interval and the verdict, as columns of a DataFrame."""
         ratio = self.judgement.ratio
+        floor_percent = None if math.isinf(self.floor) else 100 * math.expm1(self.floor)
         return {
             name: ratio.value,
             f"{name}_low": ratio.low,
@@ -81,7 +82,7 @@ class Verdict:
             f"{name}_rounds": ratio.rounds,
             f"{name}_verdict": self.word,
             f"{name}_why": self.judgement.why,
-            f"{name}_floor_percent": 100 * math.expm1(self.floor),
+            f"{name}_floor_percent": floor_percent,
             f"{name}_floor_source": self.floor_source,
         }
 
@@ -171,6 +172,6 @@ def ratios(
     ]
     found = []
     for (cell, reference), verdict in zip(pairs, judge_all(contrasts), strict=True):
-        own = {name: 1.0} if reference is cell else {}
+        own = {name: 1.0} if reference is cell and cell["rounds_ok"] else {}
         found.append(verdict.columns(name) if verdict else absent(name) | own)
     return found

@@ -1,7 +1,6 @@
 """What a reader must know to take a table for what it is, one line each."""
 
 import json
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
@@ -61,7 +60,7 @@ def verdict_notes(records: Sequence[Record], *names: str) -> list[str]:
         )
     for source in (MEASURED, POOLED):
         floors = [ratio["floor_percent"] for ratio in told if ratio["floor_source"] == source]
-        finite = [floor for floor in floors if math.isfinite(floor)]
+        finite = [floor for floor in floors if pd.notna(floor)]
         if finite:
             low, high = f"{min(finite):.1f}", f"{max(finite):.1f}"
             span = high if low == high else f"{low} to {high}"

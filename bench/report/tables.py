@@ -58,11 +58,12 @@ def page(frame: pd.DataFrame) -> Page:
         frame: Of `cell_frame`.
     """
     cells = records(frame)
+    columns = _columns(cells)
     return Page(
         frame,
-        _columns(cells),
+        columns,
         [bool(cell["fastest"]) for cell in cells],
-        _dispensable(cells),
+        [title for title in _dispensable(cells) if title in columns],
         verdict(frame),
         notes(frame),
     )
