@@ -252,6 +252,16 @@ def timeout_s(text: str) -> float:
     return seconds
 
 
+def check_nothing_measured(options: argparse.Namespace) -> None:
+    """Refuses what has a meaning only for `doctor --noise`."""
+    for name in (
+        *("source", "sets", "data", "skip_bad_frames", "budget"),
+        *("out", "rounds", "ci_width", "max_time", "retry"),
+    ):
+        if getattr(options, name):
+            raise ValueError(f"doctor: expected --noise beside {name.replace('_', '-')}")
+
+
 _UNITS_S = {"s": 1, "m": 60, "min": 60, "h": 3600}
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -25,7 +25,6 @@ from bench.runner import Runner
 from bench.trial import Status, Trial
 
 if TYPE_CHECKING:
-    from bench.doctor import Finding
     from bench.report.page import Page
 
 EXIT_FAILED, EXIT_MISTAKE, EXIT_INCONCLUSIVE, EXIT_INTERRUPTED = 1, 2, 3, 130
@@ -227,6 +226,10 @@ def _plan(options: Namespace) -> int:
     )
     if asked.one("unsupported") == "skip":
         _line(console, "What the device does not support is left out when the sweep begins.")
+    if asked.ci_width:
+        _line(
+            console, f"Rounds end when every interval is narrower than {100 * asked.ci_width:g} %."
+        )
     if limit_s := asked.one("time_limit_s"):
         _line(console, f"No trial begins that is not expected to end within {limit_s} s.")
     if rows:
@@ -273,7 +276,8 @@ def _write_page(page: "Page", style: str) -> None:
 
 
 def _compare(options: Namespace) -> int:
-    from bench.report.compare import MEMORY, QUALITY, SPEED, Gate, Side, by_variant, compare
+    from bench.report.compare import MEMORY, QUALITY, SPEED, Gate, compare
+    from bench.report.sides import Side, by_variant
 
     style, margin = arguments.style(options), spec.parse_share("--margin", options.margin)
     gates = [
@@ -307,12 +311,10 @@ def _compare(options: Namespace) -> int:
 def _doctor(options: Namespace) -> int:
     if options.noise:
         return _noise(options)
-    for name in ("source", "out", "rounds", "ci_width", "max_time", "retry"):
-        if getattr(options, name):
-            raise ValueError(f"doctor: expected --noise beside {name.replace('_', '-')}")
     from bench import doctor
 
-    asked = _load(options)
+    arguments.check_nothing_measured(options)
+    asked = spec.load(None, {"device": [options.device or "auto"]})
     with Runner(asked.workload.task, sweep.DEFAULT_TIMEOUT_S) as runner:
         found = runner.ask("bench.worker:probe", {"device": asked.one("device")})["environment"]
     device, note, free_bytes = (found.pop(name) for name in ("device", "note", "free_bytes"))
@@ -320,39 +322,19 @@ def _doctor(options: Namespace) -> int:
     uuid = environment["gpu_uuid"]
     findings = doctor.examine(device, note, free_bytes, nvml_describe(uuid) if uuid else None)
     known = noise.read(environment)
+    disturbing = [finding for finding in findings if finding.state is doctor.State.DISTURBS]
     if options.json:
         told = {"environment": environment, "noise": known}
         told["findings"] = [vars(finding) for finding in findings]
         sys.stdout.write(json.dumps(told, indent=1) + "\n")
     else:
-        _print_findings(environment, findings, known)
-    disturbed = any(finding.state is doctor.State.DISTURBS for finding in findings)
-    return EXIT_FAILED if disturbed else 0
-
-
-def _print_findings(
-    environment: dict[str, Any], findings: "list[Finding]", known: dict[str, Any] | None
-) -> None:
-    from bench.doctor import State
-
-    console = Output()
-    _line(
-        console,
-        f"{environment['device_name']}, {environment['cpus_allowed']} CPUs allowed, "
-        f"{format_bytes(environment['memory_bytes'])} of memory, torch {environment['torch']}, "
-        f"Triton {environment['triton']}, Python {environment['python']}, {environment['os']}",
-    )
-    for finding in findings:
-        disturbs = finding.state is State.DISTURBS
-        advice = f" -> {finding.advice}" if disturbs else ""
-        text = f"{finding.state:12}  {finding.name:17}  {finding.text}{advice}".rstrip()
-        _line(console, text, "bold yellow" if disturbs else None)
-    if known is None:
-        _line(console, "The noise floor of this environment is not measured: doctor --noise")
-    else:
-        _line(
-            console, f"The noise floor of this environment was measured at {known['measured_at']}."
-        )
+        console = Output()
+        _line(console, doctor.machine(environment))
+        for finding in findings:
+            _line(console, finding.line, "bold yellow" if finding in disturbing else None)
+        measured = f"was measured at {known['measured_at']}" if known else "is not known (--noise)"
+        _line(console, f"The noise floor of this environment {measured}.")
+    return EXIT_FAILED if disturbing else 0
 
 
 def _noise(options: Namespace) -> int:

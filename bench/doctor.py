@@ -62,6 +62,21 @@ class Finding:
     text: str = ""
     advice: str = ""
 
+    @property
+    def line(self) -> str:
+        """All of it, in a line."""
+        advice = f" -> {self.advice}" if self.state is State.DISTURBS else ""
+        return f"{self.state:12}  {self.name:17}  {self.text}{advice}".rstrip()
+
+
+def machine(environment: Mapping[str, Any]) -> str:
+    """What this machine is, in a line; from what rows record of it."""
+    return (
+        f"{environment['device_name']}, {environment['cpus_allowed']} CPUs allowed, "
+        f"{format_bytes(environment['memory_bytes'])} of memory, torch {environment['torch']}, "
+        f"Triton {environment['triton']}, Python {environment['python']}, {environment['os']}"
+    )
+
 
 def examine(
     device: str, note: str | None, free_bytes: int, gpu: Mapping[str, Any] | None

@@ -7,7 +7,7 @@ both alike cancels. The mean of these is the logarithm of the geometric mean rat
 Intervals are Student's t intervals of these logarithms, whatever the number of rounds. Where both
 cells scatter alike, their ratio scatters evenly to both sides, so that t intervals hold from few
 rounds on, with outliers and with processes of two kinds too. Bootstraps over rounds do not: with an
-outlier in 10 processes, intervals at 95 % cover 87 % (studentized) or 89 % (percentiles) of 20
+outlier in 10 processes, intervals at 95 % cover 87 % (studentized) or 88 % (percentiles) of 20
 rounds, 92 % and 93 % of 60, where t covers 94 % and more (tests/benchmarks/intervals.py).
 """
 
@@ -196,8 +196,6 @@ def judge(
     else:
         direction = Direction.UNKNOWN
         why = "below the noise floor" if differs else "too noisy"
-        if math.isinf(floor):
-            why = "no noise floor is known"
     return Judgement(ratio, strict, direction, why)
 
 
@@ -265,7 +263,7 @@ def drift(values: Sequence[float], rounds: int) -> float:
     )
 
 
-def rounds_to_show(percent: float, noise: Noise, most: int = 1000) -> int | None:
+def rounds_to_show(percent: float, noise: Noise, most: int) -> int | None:
     """How many rounds show a difference, in 19 of 20 comparisons of two cells.
 
     Args:

@@ -34,7 +34,8 @@ class Run:
         stopped_by: Why it ended.
         rounds: Whole rounds that the folder then held, of all cells that were asked for.
         ci_width: The width that was asked for, as a share; `None` if none was.
-        widest: The widest interval then, as a share; `None` where there were too few rounds.
+        widest: The widest interval then, as a share, where a width was asked for; `None` where
+            there were too few rounds.
     """
 
     command: str
@@ -89,8 +90,7 @@ def widest_interval(rows: Iterable[Row], plain: Mapping[str, str], rounds: int) 
         rounds: The first so many count.
 
     Returns:
-        Its width as a share; infinite where a cell has fewer than `LEAST_ROUNDS`; `None` if no cell
-        ended well.
+        Its width as a share; `None` where a cell has fewer than `LEAST_ROUNDS`, or none ended well.
     """
     rates: dict[str, dict[int, float]] = {}
     plain_of: dict[str, str] = {}
@@ -107,5 +107,7 @@ def widest_interval(rows: Iterable[Row], plain: Mapping[str, str], rounds: int) 
             if reference
             else [math.log(rate) for rate in found.values()]
         )
-        widths.append(estimate(logs).width if len(logs) >= LEAST_ROUNDS else math.inf)
+        if len(logs) < LEAST_ROUNDS:
+            return None
+        widths.append(estimate(logs).width)
     return max(widths, default=None)

@@ -1,7 +1,6 @@
 """The parent: which trials are to run, in which order, and where their rows go."""
 
 import dataclasses
-import math
 import os
 import time
 from collections import Counter
@@ -127,22 +126,24 @@ def run(plan: Plan, observer: Observer) -> bool:
             )
 
             def widest(rounds: int) -> float | None:
+                """The widest interval of the first so many rounds, where it is asked for."""
                 rows = (row for key, row in journal.rows.items() if key in asked)
-                return stopping.widest_interval(rows, plain, rounds)
+                return stopping.widest_interval(rows, plain, rounds) if spec.ci_width else None
 
-            round_, enough = None, False
+            round_, ended_by = None, Stop.ROUNDS
             for trial in to_do:
                 if stop.requested:
                     break
                 if trial.round != round_:
-                    reached = widest(trial.round) if spec.ci_width else None
-                    enough = reached is not None and reached < (spec.ci_width or 0.0)
-                    if enough:
+                    width = widest(trial.round)
+                    if spec.ci_width and width is not None and width < spec.ci_width:
+                        ended_by = Stop.CI_WIDTH
                         break
                     if round_ is not None:
                         runner.new_round()
                     round_ = trial.round
                 if not clock.allows(trial, journal.rows.values()):
+                    ended_by = Stop.MAX_TIME
                     continue
                 observer.trial(trial)
                 known = [row for key, row in journal.rows.items() if key not in stale]
@@ -165,23 +166,20 @@ def run(plan: Plan, observer: Observer) -> bool:
                     journal.append(row)
                 stale.discard(trial.key)
                 observer.row(row)
-            if not to_do:
-                return True
-            rounds = _whole_rounds(trials, journal.rows)
-            width = widest(rounds) if spec.ci_width else None
-            ended = Stop.MAX_TIME if clock.left_out else Stop.ROUNDS
-            run = stopping.Run(
-                environment["command"],
-                began_at,
-                datetime.now(UTC).isoformat(timespec="seconds"),
-                Stop.INTERRUPTED if stop.requested else Stop.CI_WIDTH if enough else ended,
-                rounds,
-                spec.ci_width,
-                None if width is None or math.isinf(width) else width,
-            )
-            stopping.record(plan.folder, run)
-            if spec.ci_width is not None:
-                observer.note(run.sentence)
+            if to_do:
+                rounds = _whole_rounds(trials, journal.rows)
+                run = stopping.Run(
+                    environment["command"],
+                    began_at,
+                    datetime.now(UTC).isoformat(timespec="seconds"),
+                    Stop.INTERRUPTED if stop.requested else ended_by,
+                    rounds,
+                    spec.ci_width,
+                    widest(rounds),
+                )
+                stopping.record(plan.folder, run)
+                if spec.ci_width is not None:
+                    observer.note(run.sentence)
             if clock.left_out:
                 observer.note(
                     f"{clock.left_out} of {len(trials)} trials are not measured: the time limit of "

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from bench.journal import FILE_NAME, Row
-from bench.report.compare import Side, by_variant, compare
+from bench.report.compare import compare
+from bench.report.sides import Side, by_variant
 from bench.trial import Status
 from tests.commands import main
 from tests.report_rows import (
@@ -198,6 +199,7 @@ def test_a_floor_of_another_class_says_nothing() -> None:
         ((0, 1, 10, 1), None, "inconclusive"),
         ((10, 1, 0, 1), None, "inconclusive"),
         ((0, 1, 5, 1), None, "inconclusive"),  # they overlap, but are not in turn
+        ((0, 3, 7, 3), None, "inconclusive"),
         ((0, 1, 10, 1), 0.1, "faster"),
         ((0, 1, 10, 1), 0.3, "inconclusive"),
     ],
@@ -215,7 +217,27 @@ def test_speed_is_only_judged_in_turn_or_beyond_the_drift_that_the_user_knows_of
     (line,) = page_lines(found.page)
     assert line["ratio_verdict"] == word
     assert line["memory_ratio_verdict"] == "same"  # which no drift changes
-    assert any("in turn" in note for note in found.page.notes) is (step == 1)
+    assert any("in turn" in note for note in found.page.notes) is (moments[2] > 1 or first > 1)
+
+
+def test_a_round_that_was_measured_again_later_does_not_count() -> None:
+    there = at_minutes(in_rounds("fp32", 4, 100), 0, 2)
+    here = at_minutes(in_rounds("fp32", 4, 120, OTHER), 1, 2)
+    here[3] = at_minutes(here[3:4], 500)[0]
+    found = compare(Side("A", there), Side("B", here), 0.02)
+    (line,) = page_lines(found.page)
+    assert (line["ratio_verdict"], line["ratio_rounds"]) == ("faster", 9)
+    assert line["memory_ratio_rounds"] == 10
+    assert any("1 of 10 rounds were not measured in turn" in note for note in found.page.notes)
+
+
+def test_nothing_is_concluded_from_a_flagged_cell() -> None:
+    busy = [
+        replace(row, result=replace(row.result, step_phase_s=[[0.1, 0, 0, 0]] * 4 + [[9, 0, 0, 0]]))
+        for row in in_rounds("fp32", 4, 120, OTHER)
+    ]
+    line = only(in_rounds("fp32", 4, 100), busy)
+    assert (line["ratio_verdict"], line["ratio_why"]) == ("inconclusive", "flagged")
 
 
 # What is compared.

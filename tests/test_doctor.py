@@ -183,7 +183,7 @@ def test_in_words_too(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     code, out, _ = main(["doctor", "--device", "cpu"], capsys)
     assert code == 1
     assert "disturbs      C++ compiler       no no-such-compiler -> compiled variants" in out
-    assert "doctor --noise" in out
+    assert "The noise floor of this environment is not known (--noise)." in out
 
 
 @pytest.mark.parametrize(
@@ -191,6 +191,7 @@ def test_in_words_too(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (["doctor", "quick"], "expected --noise beside source"),
         (["doctor", "--rounds", "4"], "expected --noise beside rounds"),
+        (["doctor", "--skip-bad-frames"], "expected --noise beside skip-bad-frames"),
         (["doctor", "--device", "cuda:99"], "cuda:99"),
         (["doctor", "--noise", "--rounds", "3", "--set", "samples=512"], "rounds 3: expected"),
     ],

@@ -21,6 +21,7 @@ from tests.report_rows import (
     notes_of,
     of_today,
     page_lines,
+    page_texts,
     texts,
 )
 
@@ -107,6 +108,11 @@ def test_the_page_tells_the_floor_and_how_many_rounds_a_difference_takes() -> No
     rounds = [found[f"rounds_to_show_{percent}_percent"] for percent in (5, 2, 1)]
     assert rounds == sorted(rounds)
     assert 5 <= rounds[0] < rounds[2]
+
+
+def test_what_takes_too_many_rounds_is_said_to() -> None:
+    page = noise_page(noise.describe(in_rounds("fp32", 4, 100, [1.0, 1.3, 1.3, 1.0] * 5)))
+    assert page_texts(page)[0]["rounds for 1 %"] == "> 1000"
 
 
 def test_an_alarm_is_raised_where_equal_things_differ() -> None:

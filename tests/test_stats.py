@@ -307,7 +307,7 @@ def test_pooled_noise_is_that_of_cells_each_about_its_own_mean() -> None:
 @pytest.mark.parametrize("percent", [1, 2, 5])
 def test_rounds_to_show_a_difference_are_enough_and_not_too_many(percent: int) -> None:
     noise = Noise(0.015 * math.sqrt(2), 50)
-    enough = rounds_to_show(percent, noise)
+    enough = rounds_to_show(percent, noise, most=1000)
     assert enough is not None
 
     def shown(rounds: int) -> float:

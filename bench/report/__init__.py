@@ -1,1 +1,6 @@
-"""Reports: one DataFrame made from a journal, and every format rendered from it."""
+"""From journals to tables, views and comparisons."""
+
+from typing import Any
+
+Record = dict[str, Any]
+"""One line of a DataFrame, by column."""

@@ -2,8 +2,8 @@
 
 import pandas as pd
 
+from bench.report import Record
 from bench.report.cells import label
-from bench.report.frame import Record
 from bench.report.page import NOT_READABLE, Column, Page, ratio_text
 from bench.report.pairs import BOTH, best_of, faster_or_slower, find, ratio
 

@@ -5,7 +5,7 @@ from typing import cast
 
 import pandas as pd
 
-from bench.report.frame import Record
+from bench.report import Record
 
 
 def records(frame: pd.DataFrame) -> list[Record]:

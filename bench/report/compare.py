@@ -5,27 +5,23 @@ rounds of one seed learn the same from the same, so that they tell nothing of an
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from statistics import fmean
-from typing import Any
 
 import pandas as pd
 
-from bench.journal import Row, differences
+from bench.journal import Row
 from bench.noise import class_of, of_class
-from bench.report.cells import differing
+from bench.report import Record
+from bench.report.cells import differing, records
 from bench.report.contrast import FASTER, Contrast, Verdict, Words, absent, judge_all
-from bench.report.frame import Record, trial_record
-from bench.report.notes import machine_notes, verdict_notes
+from bench.report.frame import cell_frame, trial_record
+from bench.report.notes import caution_notes, floor_notes, interval_notes, machine_notes
 from bench.report.page import NOT_READABLE, Column, IntervalColumn, Page, shown
-from bench.spec import suggest
+from bench.report.sides import Pair, Side, alone, check, matched, rounds_in_turn
 from bench.stats import Direction, estimate, paired_logs
 from bench.trial import Status
-
-Place = tuple[Any, ...]
-"""What two cells that are compared have in common."""
 
 Replicates = dict[tuple[int, int], Record]
 """(seed, round) -> a trial that ended well."""
@@ -78,12 +74,6 @@ _COLUMNS = (
 )
 
 
-_NOT_IN_TURN = (
-    "A and B were not measured in turn, round by round: nothing tells a difference from a drift of "
-    "the machine in between (see --drift)."
-)
-
-
 @dataclass(frozen=True)
 class Gate:
     """A change that shall not be.
@@ -97,38 +87,6 @@ class Gate:
     option: str
     figure: Figure
     share: float
-
-
-@dataclass(frozen=True)
-class Side:
-    """What is compared, or what it is compared with.
-
-    Attributes:
-        name: In sentences.
-        rows: All of one environment.
-    """
-
-    name: str
-    rows: Sequence[Row]
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A cell on both sides.
-
-    Attributes:
-        there: The rows of what it is compared with.
-        here: Its own.
-    """
-
-    there: Sequence[Row]
-    here: Sequence[Row]
-
-    @property
-    def label(self) -> str:
-        """What a person calls it."""
-        trial = self.here[0].trial
-        return f"{trial.variant} b{trial.batch_size}"
 
 
 @dataclass(frozen=True)
@@ -148,55 +106,6 @@ class Comparison:
     inconclusive: bool
 
 
-def by_variant(rows: Sequence[Row], names: Sequence[str]) -> list[Side]:
-    """The sides of variants of one folder.
-
-    Raises:
-        ValueError: A variant is not there, or named twice.
-    """
-    known = list(dict.fromkeys(row.trial.variant for row in rows))
-    asked = ["".join(name.split()) for name in names]
-    for name in asked:
-        if name not in known:
-            raise ValueError(f"--variants {name!r}: {suggest(name, known)}")
-        if asked.count(name) > 1:
-            raise ValueError(f"--variants {' '.join(names)}: expected two that differ")
-    return [Side(name, [row for row in rows if row.trial.variant == name]) for name in asked]
-
-
-def check(there: Side, here: Side, ignored: Sequence[str]) -> list[str]:
-    """Refuses what cannot be compared.
-
-    Args:
-        there: One side.
-        here: The other.
-        ignored: Keys that may differ, such as `environment.torch` or just `torch`.
-
-    Returns:
-        Of each key that is ignored and differs, a sentence.
-
-    Raises:
-        ValueError: Naming the first other key that differs, or an ignored one that there is not.
-    """
-    found = differences(there.rows[0], here.rows[0])
-    known = {**there.rows[0].circumstances, **here.rows[0].circumstances}
-    whole = {name.rpartition(".")[2]: name for name in known} | {name: name for name in known}
-    for name in ignored:
-        if name not in whole:
-            raise ValueError(f"--ignore {name!r}: {suggest(name, known)}")
-    may_differ = {whole[name] for name in ignored}
-    for name, (old, new) in found.items():
-        if name not in may_differ:
-            raise ValueError(
-                f"{name} is {old!r} in {there.name} and {new!r} in {here.name}, so that they "
-                f"cannot be compared; --ignore {name} does so all the same"
-            )
-    return [
-        f"Ignored: {name} is {old!r} in {there.name} and {new!r} in {here.name}."
-        for name, (old, new) in found.items()
-    ]
-
-
 def compare(
     there: Side,
     here: Side,
@@ -208,32 +117,42 @@ def compare(
     """Judges every cell's speed, memory and quality, and the gates by them.
 
     Args:
-        there: What is compared with; A in the table. A side of one variant is matched with any
-            other, and else each variant with itself.
+        there: What is compared with; A in the table.
         here: What is compared; B.
         margin: See `bench.stats.judge`.
         drift: How much the machine may have changed, as a share, where the sides were not measured
             in turn. Unless it is known, nothing is concluded of their speed.
         gates: What shall not be.
-        ignored: See `check`.
+        ignored: See `bench.report.sides.check`.
 
     Raises:
         ValueError: They cannot be compared, or have no cell in common.
     """
     notes = check(there, here, ignored)
-    pairs = _pairs(there, here)
-    unknown = math.inf if drift is None else math.log1p(drift)
-    floor = None if _in_turn(pairs) else unknown
+    pairs = matched(there, here)
+    rounds, turns = {row.trial.round for pair in pairs for row in pair.here}, rounds_in_turn(pairs)
+    if rounds - turns:
+        notes.append(_not_in_turn(len(rounds - turns), len(rounds), drift))
+    counted = rounds if drift is not None else (rounds & turns or rounds)
+    floor = None if drift is None else math.log1p(drift)
     contrasts = {
-        SPEED: [_speed(pair, floor) for pair in pairs],
-        MEMORY: [Contrast(_logs(MEMORY, pair), "", None) for pair in pairs],
+        SPEED: [_speed(pair, counted, floor) for pair in pairs],
+        MEMORY: [Contrast(_logs(MEMORY, pair, rounds), "", None) for pair in pairs],
         QUALITY: [_quality(pair) for pair in pairs],
     }
     verdicts = {
         figure: judge_all(found, margin, figure.words, figure.unit)
         for figure, found in contrasts.items()
     }
-    records = [
+    if drift is None and not rounds & turns:
+        verdicts[SPEED] = [
+            verdict and verdict.withheld("not measured in turn") for verdict in verdicts[SPEED]
+        ]
+    verdicts[SPEED] = [
+        verdict and (verdict.withheld("flagged") if _flags(pair) else verdict)
+        for verdict, pair in zip(verdicts[SPEED], pairs, strict=True)
+    ]
+    lines = [
         _record(pair, {figure: verdicts[figure][place] for figure in verdicts})
         for place, pair in enumerate(pairs)
     ]
@@ -244,60 +163,13 @@ def compare(
             told, text = _judge(gate, pair, verdict)
             if told is not True:
                 (undecided if told is None else failed).append(text)
-    if floor is not None:
-        notes.append(
-            _NOT_IN_TURN if drift is None else f"{_NOT_IN_TURN} Assumed: {100 * drift:g} %."
-        )
-    notes += _alone(there, here, pairs)
+    notes += [*alone(there, here, pairs), *caution_notes(_cells(pairs))]
     return Comparison(
-        _page(there, here, records, notes),
+        _page(there, here, lines, notes),
         failed,
         undecided,
-        any(record["ratio_verdict"] in (None, "inconclusive") for record in records),
+        any(line["ratio_verdict"] in (None, "inconclusive") for line in lines),
     )
-
-
-def _pairs(there: Side, here: Side) -> list[Pair]:
-    one_each = (
-        len({row.trial.variant for row in there.rows})
-        == 1
-        == len({row.trial.variant for row in here.rows})
-    )
-    groups: dict[Place, tuple[list[Row], list[Row]]] = {}
-    for number, side in enumerate((there, here)):
-        for row in side.rows:
-            trial = row.trial
-            place = ("" if one_each else trial.variant, trial.batch_size, str(trial.settings))
-            groups.setdefault(place, ([], []))[number].append(row)
-    pairs = [Pair(*both) for both in groups.values() if all(both)]
-    if not pairs:
-        raise ValueError(f"{there.name} and {here.name} have no cell in common")
-    return pairs
-
-
-def _alone(there: Side, here: Side, pairs: Sequence[Pair]) -> list[str]:
-    """Which cells only one side has."""
-    matched = {id(row) for pair in pairs for row in (*pair.there, *pair.here)}
-    found = []
-    for side in (there, here):
-        labels = dict.fromkeys(
-            f"{row.trial.variant} b{row.trial.batch_size}"
-            for row in side.rows
-            if id(row) not in matched
-        )
-        if labels:
-            found.append(f"Only in {side.name}: {', '.join(labels)}.")
-    return found
-
-
-def _in_turn(pairs: Sequence[Pair]) -> bool:
-    """Whether each round began on both sides before the next one on either."""
-    began: dict[int, list[str]] = {}
-    for pair in pairs:
-        for row in (*pair.there, *pair.here):
-            began.setdefault(row.trial.round, []).append(row.result.started_at or "")
-    rounds = [began[number] for number in sorted(began)]
-    return all(max(one) <= min(following) for one, following in pairwise(rounds))
 
 
 def _replicates(rows: Iterable[Row]) -> Replicates:
@@ -313,18 +185,53 @@ def _values(figure: Figure, rows: Iterable[Row]) -> dict[tuple[int, int], float]
     return {key: value for key, value in values.items() if value}
 
 
-def _logs(figure: Figure, pair: Pair) -> list[float]:
-    return paired_logs(_values(figure, pair.here), _values(figure, pair.there))
+def _logs(figure: Figure, pair: Pair, rounds: Collection[int]) -> list[float]:
+    """Of each replicate's ratio, in these rounds."""
+    values = (
+        {key: value for key, value in _values(figure, rows).items() if key[1] in rounds}
+        for rows in (pair.here, pair.there)
+    )
+    return paired_logs(*values)
 
 
-def _speed(pair: Pair, floor: float | None) -> Contrast:
-    """With the given noise floor, or the one that was measured for both sides' classes."""
-    logs = _logs(SPEED, pair)
-    if floor is None and logs:
-        noises = [of_class(row.environment, class_of(row)) for row in (pair.there[0], pair.here[0])]
-        known = [noise.floor(len(logs)) for noise in noises if noise]
-        floor = max(known) if len(known) == len(noises) else None
+def _not_in_turn(odd: int, rounds: int, drift: float | None) -> str:
+    """What it means that some rounds were not measured in turn."""
+    text = (
+        f"{odd} of {rounds} rounds were not measured in turn, first on one side and then on the "
+        "other: nothing tells a difference in them from a drift of the machine"
+    )
+    if drift is not None:
+        return f"{text}, which is taken to be {100 * drift:g} % at most."
+    return f"{text}; they do not count for speed." if odd < rounds else f"{text} (see --drift)."
+
+
+def _speed(pair: Pair, rounds: Collection[int], drift: float | None) -> Contrast:
+    """With the noise floor that was measured for both sides' classes, if one was.
+
+    Args:
+        pair: The cell.
+        rounds: That count.
+        drift: Logarithm of what the machine may have drifted by, as the floor instead.
+    """
+    logs, floor = _logs(SPEED, pair, rounds), None
+    if drift is not None:
+        return Contrast(logs, "", drift, "assumed, for drift")
+    noises = [of_class(row.environment, class_of(row)) for row in (pair.there[0], pair.here[0])]
+    known = [noise.floor(len(logs)) for noise in noises if noise and logs]
+    if len(known) == len(noises):
+        floor = max(known)
     return Contrast(logs, class_of(pair.here[0]), floor)
+
+
+def _flags(pair: Pair) -> list[str]:
+    """Why nothing may be concluded from its speed, in words."""
+    return [cell["flags"] for cell in _cells([pair]) if cell["flags"]]
+
+
+def _cells(pairs: Sequence[Pair]) -> list[Record]:
+    """The cells of both sides, as in their own tables."""
+    sides = [row for pair in pairs for row in pair.there], [r for pair in pairs for r in pair.here]
+    return [cell for rows in sides for cell in records(cell_frame(rows))]
 
 
 def _quality(pair: Pair) -> Contrast:
@@ -423,10 +330,22 @@ def _page(there: Side, here: Side, records: list[Record], notes: list[str]) -> P
         [
             f"A: {there.name}. B: {here.name}.",
             *machine_notes(records),
-            *verdict_notes(records, *(figure.name for figure in FIGURES)),
+            *_reasons(records),
+            *interval_notes(records, SPEED.name),
+            *floor_notes(records, SPEED.name),
             *notes,
         ],
     )
+
+
+def _reasons(records: list[Record]) -> list[str]:
+    """Why verdicts are inconclusive."""
+    found = []
+    for figure, title in ((SPEED, "speed"), (MEMORY, "memory"), (QUALITY, "MSE")):
+        whys = (record[f"{figure.name}_why"] for record in records)
+        if reasons := dict.fromkeys(why for why in whys if why):
+            found.append(f"Inconclusive {title}: {', '.join(reasons)}.")
+    return found
 
 
 def _variant(record: Record) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from bench.report.frame import Record
+from bench.report import Record
 from bench.report.notes import compile_seconds_note
 from bench.report.page import Column, Page, ratio_text
 from bench.report.pairs import (

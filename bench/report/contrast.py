@@ -3,11 +3,11 @@
 import json
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
+from bench.report import Record
 from bench.stats import (
     LEAST_ROUNDS,
     Direction,
@@ -17,9 +17,6 @@ from bench.stats import (
     paired_logs,
     pooled_noise,
 )
-
-Cell = Mapping[str, Any]
-"""A cell, with the columns of `cell_frame`."""
 
 Words = Mapping[Direction, str]
 
@@ -37,7 +34,9 @@ FASTER: Words = {
 MARKS = {"inconclusive": "~", "same": "="}
 """Before a ratio that is not shown to differ from 1."""
 
+
 MEASURED, POOLED = "measured by `doctor --noise`", "by the scatter of these rounds"
+"""Where a noise floor is from."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +46,14 @@ class Contrast:
     Attributes:
         logs: Logarithm of its ratio, of each round.
         group: Whose scatter is like this one's.
-        floor: Logarithm of the noise floor that was measured; `None` if none was.
+        floor: Logarithm of the noise floor; `None` leaves it to the scatter of these rounds.
+        source: Where that is from.
     """
 
     logs: Sequence[float]
     group: Hashable
     floor: float | None
+    source: str = MEASURED
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Verdict:
         judgement: Of its ratio.
         word: The same in a word.
         floor: Logarithm of the noise floor that it was held to.
-        floor_source: `MEASURED` or `POOLED`.
+        floor_source: Where that is from.
     """
 
     judgement: Judgement
@@ -71,7 +72,12 @@ class Verdict:
     floor: float
     floor_source: str
 
-    def columns(self, name: str) -> dict[str, Any]:
+    def withheld(self, why: str) -> "Verdict":
+        """The same figures, from which nothing is concluded."""
+        unknown = replace(self.judgement, direction=Direction.UNKNOWN, why=why)
+        return replace(self, judgement=unknown, word=FASTER[Direction.UNKNOWN])
+
+    def columns(self, name: str) -> Record:
         """The ratio, its interval and the verdict, as columns of a DataFrame."""
         ratio = self.judgement.ratio
         floor_percent = None if math.isinf(self.floor) else 100 * math.expm1(self.floor)
@@ -91,7 +97,7 @@ COLUMNS = ("low", "high", "rounds", "verdict", "why", "floor_percent", "floor_so
 """What stands beside a ratio; see `Verdict.columns`."""
 
 
-def absent(name: str) -> dict[str, Any]:
+def absent(name: str) -> Record:
     """The columns of a ratio that there is not."""
     return dict.fromkeys((name, *(f"{name}_{more}" for more in COLUMNS)))
 
@@ -121,7 +127,7 @@ def judge_all(
     }
 
     def verdict(contrast: Contrast) -> Verdict:
-        noise, floor, source = pooled[contrast.group], contrast.floor, MEASURED
+        noise, floor, source = pooled[contrast.group], contrast.floor, contrast.source
         if floor is None:
             source = POOLED
             floor = noise.floor(len(contrast.logs)) if noise else math.inf
@@ -131,7 +137,7 @@ def judge_all(
     return [verdict(contrast) if contrast and contrast.logs else None for contrast in contrasts]
 
 
-def of_cells(cell: Cell, reference: Cell) -> Contrast:
+def of_cells(cell: Record, reference: Record) -> Contrast:
     """The contrast of two cells' images/s in the rounds that ended well in both."""
     logs = paired_logs(_rates(cell), _rates(reference))
     noises = [_noise(side) for side in (cell, reference)]
@@ -140,26 +146,24 @@ def of_cells(cell: Cell, reference: Cell) -> Contrast:
     return Contrast(logs, bool(pd.notna(cell["graph_breaks"])), floor)
 
 
-def _noise(cell: Cell) -> Noise | None:
+def _noise(cell: Record) -> Noise | None:
     """What was measured for cells of this one's class."""
     if pd.isna(cell["noise_percent"]):
         return None
     return Noise(math.log1p(cell["noise_percent"] / 100), int(cell["noise_pairs"]))
 
 
-def _rates(cell: Cell) -> dict[int, float]:
+def _rates(cell: Record) -> dict[int, float]:
     """Round -> images/s, of the rounds that ended well."""
     return {int(number): rate for number, rate in json.loads(cell["rates"]).items()}
 
 
-def ratios(
-    name: str, cells: Sequence[Cell], references: Sequence[Cell | None]
-) -> list[dict[str, Any]]:
+def ratios(name: str, cells: Sequence[Record], references: Sequence[Record | None]) -> list[Record]:
     """The ratio of each cell's images/s to its reference's, all judged together.
 
     Args:
         name: Of the ratio's column; see `Verdict.columns` for the others.
-        cells: What is compared.
+        cells: What is compared, with the columns of `cell_frame`.
         references: What with, one for each. A cell that is its own is no comparison.
 
     Returns:

@@ -6,8 +6,7 @@ Names carry units; `results/README.md` defines every column.
 import json
 import math
 import shlex
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -16,13 +15,11 @@ from bench.budget import GIB
 from bench.journal import Row, check_comparable
 from bench.monitor import cpu_percent
 from bench.noise import class_of, of_class
-from bench.report import compilation, contrast
+from bench.report import Record, compilation
+from bench.report.speedups import add_fastest, add_speedups
 from bench.spec import DEFAULT_WORKLOAD
 from bench.stats import estimate
 from bench.trial import PHASES, Status
-
-Record = dict[str, Any]
-"""One line of a DataFrame, by column."""
 
 CELL = ("variant", "batch_size", "settings", "seed")
 """What makes a cell of the table; its rounds are repetitions."""
@@ -105,8 +102,8 @@ def cell_frame(rows: Sequence[Row]) -> pd.DataFrame:
     plain_axes = _plain_axes(cells)
     for cell in cells:
         cell["plain_axes"] = plain_axes
-    _add_speedups(cells)
-    _add_fastest(cells)
+    add_speedups(cells)
+    add_fastest(cells)
     frame = pd.DataFrame(cells)
     ratios = ("speedup", "speedup_vs_seed")
     numbers = [
@@ -161,14 +158,6 @@ def _any(answers: pd.Series) -> bool | None:
     return any(said) if said else None
 
 
-def _may_win(cell: Record) -> bool:
-    """Whether its figures are those of training, and it is a way to train.
-
-    What crashes now and then is none, however fast its other rounds were.
-    """
-    return cell["status"] == Status.OK and not cell["flags"]
-
-
 def _plain_axes(cells: Sequence[Record]) -> str | None:
     """The plain variant's axes as JSON; rows of old tell them only if it was measured itself."""
     told = (cell["plain_axes"] for cell in cells if pd.notna(cell["plain_axes"]))
@@ -188,60 +177,6 @@ def _rates(good: pd.DataFrame) -> Record:
             "images_per_s_high": rate.high,
         }
     return found | {"rates": json.dumps(rates)}
-
-
-def _add_speedups(cells: Sequence[Record]) -> None:
-    """`speedup`, `speedup_vs_seed` and the batch size that the latter refers to."""
-    same_batch, at_seed = [], []
-    for cell in cells:
-        plain = {
-            other["batch_size"]: other
-            for other in plain_cells(cell, cells)
-            if other["rounds_ok"] and not other["flags"]
-        }
-        largest = max(filter(is_power_of_two, plain), default=None)
-        cell["seed_batch_size"] = largest
-        same_batch.append(plain.get(cell["batch_size"]))
-        at_seed.append(plain.get(largest))
-    for name, references in (("speedup", same_batch), ("speedup_vs_seed", at_seed)):
-        for cell, columns in zip(cells, contrast.ratios(name, cells, references), strict=True):
-            cell.update(columns)
-
-
-def _add_fastest(cells: Sequence[Record]) -> None:
-    """Which cell has the highest rate under its settings, and which it is not shown to beat."""
-    for cell in cells:
-        rivals = [
-            other for other in cells if _may_win(other) and other["settings"] == cell["settings"]
-        ]
-        cell["fastest"] = cell in rivals and cell["images_per_s"] == max(
-            rival["images_per_s"] for rival in rivals
-        )
-        others = [rival for rival in rivals if rival is not cell]
-        asked = others if cell["fastest"] else []
-        verdicts = contrast.judge_all([contrast.of_cells(cell, other) for other in asked])
-        cell["as_fast"] = json.dumps(
-            [
-                f"{other['variant']} b{other['batch_size']}"
-                for other, verdict in zip(others, verdicts, strict=False)
-                if not verdict or verdict.word != "faster"
-            ]
-        )
-
-
-def plain_cells(cell: Record, cells: Iterable[Record]) -> list[Record]:
-    """The cells of the plain variant that a cell may be compared with, of all batch sizes."""
-    return [
-        other
-        for other in cells
-        if other["variant"] == other["plain_variant"]
-        and all(other[name] == cell[name] for name in ("settings", "seed"))
-    ]
-
-
-def is_power_of_two(number: int) -> bool:
-    """Whether a positive number is 1, 2, 4, 8, ..."""
-    return number & (number - 1) == 0
 
 
 def trial_record(row: Row) -> Record:

@@ -5,6 +5,7 @@ from itertools import groupby
 
 import pandas as pd
 
+from bench.report import Record
 from bench.report.cells import (
     axes,
     by_settings,
@@ -14,7 +15,6 @@ from bench.report.cells import (
     where,
 )
 from bench.report.contrast import ratios
-from bench.report.frame import Record
 from bench.report.notes import (
     caution_notes,
     compile_seconds_note,

@@ -5,8 +5,8 @@ from itertools import groupby
 
 import pandas as pd
 
+from bench.report import Record
 from bench.report.cells import by_settings, differing, where
-from bench.report.frame import Record, is_power_of_two
 from bench.report.notes import caution_notes, machine_notes
 from bench.report.page import (
     NOT_MEASURED,
@@ -16,6 +16,7 @@ from bench.report.page import (
     RatioColumn,
     ratio_text,
 )
+from bench.report.speedups import is_power_of_two
 from bench.trial import Status
 
 NAME = "largest-batch"

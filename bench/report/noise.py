@@ -6,8 +6,8 @@ from typing import Any
 
 import pandas as pd
 
+from bench.report import Record
 from bench.report.contrast import FASTER, MARGIN
-from bench.report.frame import Record
 from bench.report.page import Column, IntervalColumn, Page, shown
 from bench.stats import (
     drift,
@@ -19,6 +19,8 @@ from bench.stats import (
 
 SHOWN_PERCENT = (1, 2, 5)
 """Differences of so many percent are asked for."""
+
+MOST_ROUNDS = 1000
 
 
 def noise_page(description: Mapping[str, Any]) -> Page:
@@ -35,7 +37,12 @@ def noise_page(description: Mapping[str, Any]) -> Page:
             Column("floor_percent", "floor\n%", "{:.1f}".format),
             Column("drift_percent", "drift\n%", "{:.1f}".format),
             *(
-                Column(f"rounds_to_show_{percent}_percent", f"rounds\nfor {percent} %", _rounds)
+                Column(
+                    f"rounds_to_show_{percent}_percent",
+                    f"rounds\nfor {percent} %",
+                    "{:.0f}".format,
+                    absent=f"> {MOST_ROUNDS}",
+                )
                 for percent in SHOWN_PERCENT
             ),
         ],
@@ -84,11 +91,7 @@ def _record(cell: Mapping[str, Any]) -> Record:
         "floor_percent": 100 * math.expm1(floor),
         "drift_percent": 100 * math.expm1(drift(values, len(logs))),
         **{
-            f"rounds_to_show_{percent}_percent": rounds_to_show(percent, noise)
+            f"rounds_to_show_{percent}_percent": rounds_to_show(percent, noise, MOST_ROUNDS)
             for percent in SHOWN_PERCENT
         },
     }
-
-
-def _rounds(number: float) -> str:
-    return f"{number:.0f}"

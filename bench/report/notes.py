@@ -6,10 +6,11 @@ from functools import partial
 
 import pandas as pd
 
+from bench.report import Record
 from bench.report.cells import by_settings, label
 from bench.report.contrast import COLUMNS as RATIO_COLUMNS
-from bench.report.contrast import MARGIN, MEASURED, POOLED
-from bench.report.frame import BUSY_FLAG, OUTSIDE_GIT, Record
+from bench.report.contrast import MARGIN
+from bench.report.frame import BUSY_FLAG, OUTSIDE_GIT
 from bench.stats import ALPHA, LEVEL
 from bench.trial import Status
 
@@ -40,32 +41,49 @@ def verdict_notes(records: Sequence[Record], *names: str) -> list[str]:
         records: Lines of the table.
         names: Of its ratios.
     """
-    told = [
-        {end: record[f"{name}_{end}"] for end in RATIO_COLUMNS}
-        for name in names
-        for record in records
-        if pd.notna(record[f"{name}_rounds"])
-    ]
+    told = _told(records, names)
     found: list[str] = []
     reasons = dict.fromkeys(ratio["why"] for ratio in told if ratio["verdict"] == "inconclusive")
     if reasons:
         found.append(f"~: not shown to be a difference ({', '.join(reasons)}).")
     if any(ratio["verdict"] == "same" for ratio in told):
         found.append(f"=: shown to lie within {100 * MARGIN:g} % of each other.")
-    if any(pd.notna(ratio["low"]) for ratio in told):
-        found.append(
-            f"Intervals: {100 * LEVEL:g} %, Student's t over rounds, of the ratios within each. An "
-            f"unmarked ratio is shown to be a difference: at {100 * ALPHA:g} % over its whole "
-            "column, and beyond the noise floor."
-        )
-    for source in (MEASURED, POOLED):
-        floors = [ratio["floor_percent"] for ratio in told if ratio["floor_source"] == source]
-        finite = [floor for floor in floors if pd.notna(floor)]
-        if finite:
-            low, high = f"{min(finite):.1f}", f"{max(finite):.1f}"
-            span = high if low == high else f"{low} to {high}"
-            found.append(f"Noise floor at these rounds: {span} %, {source}.")
+    return [*found, *interval_notes(records, *names), *floor_notes(records, *names)]
+
+
+def interval_notes(records: Sequence[Record], *names: str) -> list[str]:
+    """How intervals were found, and what a verdict is held to; see `verdict_notes`."""
+    if all(pd.isna(ratio["low"]) for ratio in _told(records, names)):
+        return []
+    return [
+        f"Intervals: {100 * LEVEL:g} %, Student's t over rounds, of the ratios within each. What "
+        f"is called a difference is one at {100 * ALPHA:g} % over its whole column, and lies "
+        "beyond the noise floor."
+    ]
+
+
+def floor_notes(records: Sequence[Record], *names: str) -> list[str]:
+    """The noise floors, and where they are from; see `verdict_notes`."""
+    floors: dict[str, list[float]] = {}
+    for ratio in _told(records, names):
+        if pd.notna(ratio["floor_percent"]):
+            floors.setdefault(ratio["floor_source"], []).append(ratio["floor_percent"])
+    found = []
+    for source, percents in floors.items():
+        low, high = f"{min(percents):.1f}", f"{max(percents):.1f}"
+        span = high if low == high else f"{low} to {high}"
+        found.append(f"Noise floor at these rounds: {span} %, {source}.")
     return found
+
+
+def _told(records: Sequence[Record], names: Sequence[str]) -> list[Record]:
+    """What stands beside each ratio, of those that there are."""
+    return [
+        {end: record[f"{name}_{end}"] for end in RATIO_COLUMNS}
+        for name in names
+        for record in records
+        if pd.notna(record[f"{name}_rounds"])
+    ]
 
 
 def compile_seconds_note() -> str:

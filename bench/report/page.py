@@ -7,8 +7,8 @@ import pandas as pd
 from rich import box
 from rich.table import Table
 
+from bench.report import Record
 from bench.report.contrast import MARKS
-from bench.report.frame import Record
 
 NOT_MEASURED = "not measured"
 NOT_READABLE = "not readable"

@@ -7,9 +7,9 @@ from typing import Any
 
 import pandas as pd
 
+from bench.report import Record
 from bench.report.cells import axes, by_settings, differing, plain_axes, status_text
 from bench.report.contrast import ratios
-from bench.report.frame import Record
 from bench.report.notes import caution_notes, machine_notes, names, verdict_notes
 from bench.report.page import NOT_READABLE, Column, IntervalColumn, Page, RatioColumn, shown
 from bench.trial import Status

@@ -5,8 +5,8 @@ import json
 import pandas as pd
 from rich.table import Table
 
+from bench.report import Record
 from bench.report.cells import by_settings, differing, records, status_text, where
-from bench.report.frame import Record, plain_cells
 from bench.report.notes import (
     FEW,
     caution_notes,
@@ -25,6 +25,7 @@ from bench.report.page import (
     ratio_text,
     shown,
 )
+from bench.report.speedups import plain_cells
 from bench.stats import LEAST_ROUNDS
 from bench.trial import Status
 

@@ -15,6 +15,7 @@ lies 1.645 of these errors beyond what was found, and 3 draws in all of them far
 
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -29,6 +30,9 @@ from bench.report.contrast import Contrast, judge_all
 
 PLANTED_PERCENT = 5
 """So much longer a step takes that was slowed down."""
+
+GATING_ROUNDS = int(spec.load("gate", {}).one("rounds"))
+"""As many as a gate has by default."""
 
 DRAWS = 20_000
 """Comparisons for each number of rounds."""
@@ -71,13 +75,13 @@ def collect(folder: Path, rounds: int) -> None:
     """Calibrates the delay, then measures both variants in turn.
 
     Args:
-        folder: Gets `calibration` and `pool`, with a journal each.
+        folder: Gets the journal, and one of the calibration in `calibration`.
         rounds: Processes of each variant.
     """
     rows = measure(folder / "calibration", variants=VARIANT, rounds="5")
     delay_us = round(1e6 * median(map(step_s, rows)) * PLANTED_PERCENT / 100)
     measure(
-        folder / "pool",
+        folder,
         variants=f"{VARIANT},{DELAYED}",
         rounds=str(rounds),
         delay_us=str(delay_us),
@@ -163,15 +167,19 @@ def in_windows(logs: np.ndarray, rounds: int) -> tuple[int, int]:
     return sum(called), len(called)
 
 
-def judge(folder: Path) -> None:
-    """Prints what the verdicts on a pool come to, by the number of rounds."""
-    rows = journal.read(folder / "pool")
+def pool(rows: Sequence[journal.Row]) -> tuple[np.ndarray, np.ndarray]:
+    """Log rates of the processes, undelayed and delayed, in the order of their rounds."""
     rates: dict[str, dict[int, float]] = {VARIANT: {}, DELAYED: {}}
     for row in rows:
         rates[row.trial.variant][row.trial.round] = row.result.images_per_s
-    equal, slowed = (
-        np.log([found[number] for number in sorted(found)]) for found in rates.values()
-    )
+    equal, slowed = (np.log([found[k] for k in sorted(found)]) for found in rates.values())
+    return equal, slowed
+
+
+def judge(folder: Path) -> None:
+    """Prints what the verdicts on a pool come to, by the number of rounds."""
+    rows = journal.read(folder)
+    equal, slowed = pool(rows)
     first, last = (datetime.fromisoformat(str(rows[k].result.started_at)) for k in (0, -1))
     minutes = (last - first).total_seconds() / 60 / (len(equal) - 1)
     spread = 100 * (slowed - equal).std(ddof=1)
