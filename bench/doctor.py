@@ -22,7 +22,7 @@ SYSFS = Path("/sys")
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 (what is looked at, not what is written to)
 
 _WATCHED_S = 1.0
-_BUSY_PERCENT = 3.0
+BUSY_PERCENT = 3.0
 """Of the allowed CPUs; an idle machine's own housekeeping takes less."""
 
 _STOLEN_PERCENT = 0.5
@@ -127,7 +127,7 @@ def processes(watch: Callable[[float], None] = time.sleep) -> Iterator[Finding]:
     ]
     yield Finding(
         "other processes",
-        State.DISTURBS if percent > _BUSY_PERCENT else State.FINE,
+        State.DISTURBS if percent > BUSY_PERCENT else State.FINE,
         f"{percent:.1f} % of {cpus} CPUs" + (f": {', '.join(names)}" if names else ""),
         "end them, or measure when they have ended",
     )

@@ -71,12 +71,11 @@ def run(folder: Path, **asked: Any) -> tuple[Recorder, Run]:
     return recorder, run
 
 
-def test_a_sweep_stops_when_every_interval_is_narrow_enough(
+def test_a_sweep_stops_when_its_intervals_are_narrow_or_its_rounds_or_its_time_are_over(
     tmp_path: Path, capsys: Capture
 ) -> None:
     folder = tmp_path / "out"
-    asked = {"ci_width": "90%", "sleep_ms": 5}
-    recorder, found = run(folder, **asked)
+    recorder, found = run(folder, ci_width="90%", sleep_ms=5)
     assert found.stopped_by is Stop.CI_WIDTH
     assert LEAST_ROUNDS <= found.rounds == len(recorder.rows) < 30
     assert found.widest is not None
@@ -84,19 +83,19 @@ def test_a_sweep_stops_when_every_interval_is_narrow_enough(
     assert found.sentence in recorder.notes
     _, out, _ = main(["report", str(folder)], capsys)
     assert "every interval is narrow enough" in " ".join(out.split())
-    again, _ = run(folder, **asked)
-    assert not again.rows  # there is nothing left to do
+    again, _ = run(folder, ci_width="90%", sleep_ms=5)
+    assert not again.rows
 
-
-def test_a_sweep_that_is_never_narrow_ends_with_its_rounds_or_its_time(tmp_path: Path) -> None:
-    _, found = run(tmp_path / "rounds", ci_width="0.001%", rounds=5)
-    assert (found.stopped_by, found.rounds) == (Stop.ROUNDS, 5)
-    assert found.ci_width == pytest.approx(1e-5)
-    recorder, found = run(tmp_path / "time", ci_width="0.001%", time_limit_s=1, sleep_ms=100)
-    assert found.stopped_by is Stop.MAX_TIME
-    assert found.rounds == len(recorder.rows) < LEAST_ROUNDS
-    assert found.widest is None
-    assert found.sentence.startswith("Time was up after ")
+    narrower = {"ci_width": "0.001%", "sleep_ms": 5}  # which it never is
+    recorder, last = run(folder, **narrower, rounds=found.rounds + 1)
+    assert (last.stopped_by, last.rounds) == (Stop.ROUNDS, found.rounds + 1)
+    assert last.ci_width == pytest.approx(1e-5)
+    assert len(recorder.rows) == 1
+    recorder, last = run(folder, **narrower, time_limit_s=1)
+    assert last.stopped_by is Stop.MAX_TIME
+    assert last.rounds == found.rounds + 2  # the first trial of a run may always begin
+    assert last.sentence.startswith("Time was up after ")
+    assert "asked were 0.001 %" in last.sentence
 
 
 def test_a_sweep_that_was_interrupted_says_so(tmp_path: Path) -> None:
