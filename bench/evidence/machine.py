@@ -4,6 +4,7 @@ import json
 import sys
 from typing import Any
 
+from bench.doctor import examine
 from bench.environment import describe_device, describe_host, package_version
 from bench.monitor import nvml_describe
 
@@ -28,9 +29,12 @@ def describe(device: str, command: list[str]) -> dict[str, Any]:
     """
     environment = describe_host(command) | describe_device(device)
     free_bytes, uuid = environment.pop("free_bytes"), environment["gpu_uuid"]
+    card = nvml_describe(uuid) if uuid else None
+    findings = examine(environment["device"], environment["note"], free_bytes, card)
     return {
         "environment": environment,
-        "card": nvml_describe(uuid) if uuid else None,
+        "card": card,
+        "doctor": {finding.name: finding.line for finding in findings},
         "packages": {name: package_version(name) for name in PACKAGES},
         "free_bytes": free_bytes,
     }

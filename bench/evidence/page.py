@@ -138,6 +138,7 @@ def _machine(machines: Sequence[record.Line]) -> list[str]:
     figures = {name: value for name, value in machine["environment"].items() if value is not None}
     figures |= {"free_bytes": machine["free_bytes"]}
     figures |= {f"card.{name}": value for name, value in (machine["card"] or {}).items()}
+    figures |= {f"doctor.{name}": line for name, line in machine["doctor"].items()}
     packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
     return [calls, _table(figures | {"packages": packages})]
 
