@@ -27,7 +27,7 @@ FORMATS = ("table", "md", "csv", "json")
 GATES = {
     "fail-if-slower": "has so many fewer images/s",
     "fail-if-more-memory": "has so much higher a memory peak",
-    "fail-if-mse-worse": "has so much higher a final MSE",
+    "fail-if-mse-worse": "has so much higher a final MSE, by 5 seeds at least",
 }
 
 
@@ -118,7 +118,7 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
         "--margin",
         metavar="PERCENT",
         default="2%",
-        help="what differs by no more is the same (default: 2%%)",
+        help="what lies within it, and is not shown to differ, is the same (default: 2%%)",
     )
     command.add_argument(
         "--drift",
@@ -180,7 +180,7 @@ def _add_source(command: Parser, presets: tuple[str, str] = DEFAULT_PRESETS) -> 
     command.add_argument(
         "--max-time",
         metavar="TIME",
-        help="begin nothing that is not expected to end in time, such as 90s, 20m or 1h30m",
+        help="begin nothing that is not expected to end in time, such as 20m, 1h30m, 90 (s)",
     )
 
 
@@ -252,6 +252,10 @@ def timeout_s(text: str) -> float:
     return seconds
 
 
+_SPELLED = {"source": "a preset", "sets": "--set"}
+"""How the user knows an option, where that is not `--` and its name."""
+
+
 def check_nothing_measured(options: argparse.Namespace) -> None:
     """Refuses what has a meaning only for `doctor --noise`."""
     for name in (
@@ -259,7 +263,12 @@ def check_nothing_measured(options: argparse.Namespace) -> None:
         *("out", "rounds", "ci_width", "max_time", "retry"),
     ):
         if getattr(options, name):
-            raise ValueError(f"doctor: expected --noise beside {name.replace('_', '-')}")
+            what = (
+                "a preset"
+                if name == "source"
+                else _SPELLED.get(name, f"--{name.replace('_', '-')}")
+            )
+            raise ValueError(f"doctor: expected --noise beside {what}")
 
 
 _UNITS_S = {"s": 1, "m": 60, "min": 60, "h": 3600}
@@ -269,8 +278,9 @@ def duration_s(option: str, text: str) -> int:
     """A length of time of the command line, such as 90, 90s, 20m or 1h30m, in whole seconds."""
     parts = re.findall(r"([0-9.]+)(min|[smh]?)", text)
     whole = "".join(number + unit for number, unit in parts) == text
+    clear = len(parts) == 1 or all(unit for _, unit in parts)
     seconds = sum(_number(number) * _UNITS_S[unit or "s"] for number, unit in parts)
-    if not whole or not 1 <= seconds <= _WEEK_S:
+    if not whole or not clear or not 1 <= seconds <= _WEEK_S:
         raise ValueError(f"{option} {text!r}: expected a length of time, such as 90s, 20m or 1h30m")
     return round(seconds)
 

@@ -39,7 +39,11 @@ class Output(Console):
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Runs a command and exits: 0 fine, 1 failed, 2 the caller's mistake, 130 interrupted."""
+    """Runs a command and exits.
+
+    With 0 fine, 1 failed, 2 the caller's mistake, 3 inconclusive where asked to be strict, 130
+    interrupted.
+    """
     errors = Output(stderr=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     try:
@@ -127,7 +131,7 @@ def _measure(options: Namespace, asked: spec.SweepSpec, name: str) -> tuple[list
             display.send("table", cells=json.loads(written.get("json", "[]")))
     if options.json and options.command == "trial":
         sys.stdout.write(written.get("json", ""))
-    elif page and not options.json:
+    elif page and not options.json and options.command != "doctor":  # which asked for noise
         _print_page(console, page)
         names = [journal.FILE_NAME, *(f"table.{suffix}" for suffix in written)]
         _line(console, "Written: " + ", ".join(str(folder / name) for name in names))
@@ -271,8 +275,12 @@ def _report(options: Namespace) -> int:
 def _write_page(page: "Page", style: str) -> None:
     if style == "table":
         _print_page(Output(), page)
-    else:
+        return
+    try:
         sys.stdout.write(_render(page, style))
+        sys.stdout.flush()
+    except BrokenPipeError:  # what follows from the page does not depend on who has read it
+        discard(sys.stdout)
 
 
 def _compare(options: Namespace) -> int:
@@ -287,7 +295,7 @@ def _compare(options: Namespace) -> int:
     ]
     asked = 1 if options.variants else 2
     if len({folder.resolve() for folder in options.folders}) != asked:
-        beside = "one folder beside --variants" if asked == 1 else "two folders, or --variants"
+        beside = "one folder beside --variants" if asked == 1 else "two that differ, or --variants"
         raise ValueError(f"compare {' '.join(map(str, options.folders))}: expected {beside}")
     if options.variants:
         sides = by_variant(journal.read(options.folders[0]), options.variants)
@@ -332,8 +340,15 @@ def _doctor(options: Namespace) -> int:
         _line(console, doctor.machine(environment))
         for finding in findings:
             _line(console, finding.line, "bold yellow" if finding in disturbing else None)
-        measured = f"was measured at {known['measured_at']}" if known else "is not known (--noise)"
-        _line(console, f"The noise floor of this environment {measured}.")
+        if known:
+            from bench.report.noise import noise_page
+
+            _line(
+                console, f"The noise floor of this environment, measured at {known['measured_at']}:"
+            )
+            _print_page(console, noise_page(known))
+        else:
+            _line(console, "The noise floor of this environment is not known (--noise).")
     return EXIT_FAILED if disturbing else 0
 
 
@@ -349,15 +364,18 @@ def _noise(options: Namespace) -> int:
     asked_keys = {trial.key for trial in asked.trials_like(rows[0].trial)}
     described = noise.describe([row for row in rows if row.trial.key in asked_keys])
     if not described["cells"]:
-        raise ValueError(f"no cell ended well {noise.LEAST_PROCESSES} times")
+        raise ValueError(
+            f"no cell ended well {noise.LEAST_PROCESSES} times; the same command with --out "
+            f"{options.out or 'DIR'} goes on"
+        )
     page = noise_page(described)
+    _write_page(page, "json" if options.json else "table")
+    console = Output(stderr=options.json)
+    if noise.is_hopeless(described):
+        _line(console, "Not kept: something else ran on this machine; see `doctor`.", "bold red")
+        return EXIT_FAILED
     path = noise.write(rows[0].environment, described)
-    if options.json:
-        sys.stdout.write(_render(page, "json"))
-    else:
-        console = Output()
-        _print_page(console, page)
-        _line(console, f"Kept for what is measured from now on: {path}")
+    _line(console, f"Kept, until that file is deleted, for what is measured from now on: {path}")
     return EXIT_FAILED if any(page.bold) else 0
 
 

@@ -96,7 +96,7 @@ def examine(
         throttling(),
         memory(device, free_bytes),
         shared_memory(),
-        compiler(),
+        compiler(device),
         *([hidden_gpu(note)] if note else []),
         *(graphics(gpu) if gpu is not None else ()),
     ]
@@ -109,17 +109,18 @@ def processes(watch: Callable[[float], None] = time.sleep) -> Iterator[Finding]:
         watch: Waits for so many seconds.
     """
     cpus, own = cpus_allowed(), psutil.Process()
-    before, own_before, began_s = psutil.cpu_times(), sum(own.cpu_times()[:2]), time.monotonic()
-    used_before = _cpu_s()
+    before, own_before = _machine_s(), sum(own.cpu_times()[:2])
+    used_before, began_s = _cpu_s(), time.monotonic()
     watch(_WATCHED_S)
-    after, own_after, took_s = psutil.cpu_times(), sum(own.cpu_times()[:2]), time.monotonic()
-    took_s -= began_s
+    took_s = time.monotonic() - began_s
+    after, own_s = _machine_s(), sum(own.cpu_times()[:2]) - own_before
+    spent = {name: after[name] - before[name] for name in after}
+    if not sum(spent.values()):  # some sandboxes do not count
+        yield Finding("other processes", State.UNREADABLE)
+        yield Finding("stolen time", State.UNREADABLE)
+        return
     used = {key: value - used_before.get(key, value) for key, value in _cpu_s().items()}
-    busy_s = sum(
-        getattr(after, name, 0.0) - getattr(before, name, 0.0)
-        for name in ("user", "nice", "system", "irq", "softirq")
-    )
-    percent = max(0.0, 100 * (busy_s - (own_after - own_before)) / took_s / cpus)
+    percent = max(0.0, 100 * (spent["busy"] - own_s) / took_s / cpus)
     names = [
         f"{name} ({pid})"
         for (pid, name), spent_s in sorted(used.items(), key=lambda item: -item[1])[:3]
@@ -131,13 +132,28 @@ def processes(watch: Callable[[float], None] = time.sleep) -> Iterator[Finding]:
         f"{percent:.1f} % of {cpus} CPUs" + (f": {', '.join(names)}" if names else ""),
         "end them, or measure when they have ended",
     )
-    stolen = 100 * (getattr(after, "steal", 0.0) - getattr(before, "steal", 0.0)) / took_s / cpus
+    stolen = 100 * spent["stolen"] / took_s / cpus
     yield Finding(
         "stolen time",
         State.DISTURBS if stolen > _STOLEN_PERCENT else State.FINE,
         f"{stolen:.1f} % went to other machines on this host",
         "measure on a host of one's own, or with more rounds",
     )
+
+
+def _machine_s() -> dict[str, float]:
+    """Seconds so far of the CPUs that this process may use: `busy`, `idle` and `stolen`."""
+    allowed = os.sched_getaffinity(0)
+    times = [one for number, one in enumerate(psutil.cpu_times(percpu=True)) if number in allowed]
+    kinds = {
+        "busy": ("user", "nice", "system", "irq", "softirq"),
+        "idle": ("idle", "iowait"),
+        "stolen": ("steal",),
+    }
+    return {
+        kind: sum(getattr(one, name, 0.0) for one in times for name in names)
+        for kind, names in kinds.items()
+    }
 
 
 def _cpu_s() -> dict[tuple[int, str], float]:
@@ -227,15 +243,16 @@ def shared_memory(path: Path = SHARED_MEMORY) -> Finding:
     )
 
 
-def compiler() -> Finding:
-    """Whether torch.compile finds a compiler."""
-    names = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++"]
+def compiler(device: str) -> Finding:
+    """Whether torch.compile finds the compiler that it wants: for C++ on a CPU, for C on a GPU."""
+    own = os.environ.get("CXX" if device == "cpu" else "CC")
+    names = [own or "g++"] if device == "cpu" else [*filter(None, [own]), "gcc", "clang"]
     found = next(filter(None, map(shutil.which, names)), None)
     return Finding(
-        "C++ compiler",
+        "compiler",
         State.FINE if found else State.DISTURBS,
         found or f"no {' or '.join(names)}",
-        "compiled variants cannot be measured: install g++",
+        f"compiled variants cannot be measured: install {'g++' if device == 'cpu' else 'gcc'}",
     )
 
 

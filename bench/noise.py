@@ -7,7 +7,7 @@ recorded in every row that is measured later, so that a report knows it wherever
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,15 @@ from bench.trial import Status
 
 CLASSES = ("eager", "compiled")
 
-LEAST_PROCESSES = 4
-"""Of a cell, to tell anything of its noise."""
+LEAST_PROCESSES = 10
+"""Of a cell, to tell anything of its noise: five comparisons."""
+
+MOST_SPREAD = 0.2
+"""Ratios of one round that scatter by more than 20 % are those of a machine at something else."""
 
 
 def class_of(row: Row) -> str:
-    """The class of a row's variant."""
+    """The class of the variant of a row that ended well."""
     return CLASSES[bool(row.result.compilation)]
 
 
@@ -35,7 +38,7 @@ def describe(rows: Sequence[Row]) -> dict[str, Any]:
 
     Returns:
         `measured_at`, and `cells`: for each with at least `LEAST_PROCESSES` that ended well its
-        `class`, `label` and `images_per_s` in the order of the rounds.
+        `class`, `settings`, `label` and `images_per_s` in the order of the rounds.
     """
     cells: dict[str, list[Row]] = {}
     for row in sorted(rows, key=lambda row: row.trial.round):
@@ -46,6 +49,7 @@ def describe(rows: Sequence[Row]) -> dict[str, Any]:
         "cells": [
             {
                 "class": class_of(group[0]),
+                "settings": dict(group[0].trial.settings),
                 "label": group[0].trial.cell.label,
                 "images_per_s": [row.result.images_per_s for row in group],
             }
@@ -55,28 +59,42 @@ def describe(rows: Sequence[Row]) -> dict[str, Any]:
     }
 
 
-def of_class(environment: Mapping[str, Any], name: str) -> Noise | None:
-    """The noise of a class, by its noisiest cell; `None` where it was not measured.
+def of_row(row: Row) -> Noise | None:
+    """The noise of a row's class, if it was measured with the row's settings.
 
-    Args:
-        environment: Of a row.
-        name: One of `CLASSES`.
+    Of several cells, the noisiest one's; `None` too where the row did not end well, so that its
+    class is not known.
     """
-    found = map(paired_noise, _cells(environment, name))
+    if row.result.status is not Status.OK:
+        return None
+    wanted = class_of(row), dict(row.trial.settings)
+    cells = (row.environment.get("noise") or {}).get("cells", [])
+    found = (
+        paired_noise(cell["images_per_s"])
+        for cell in cells
+        if (cell["class"], cell["settings"]) == wanted
+    )
     return max(found, key=lambda noise: noise.floor(1), default=None)
 
 
-def _cells(environment: Mapping[str, Any], name: str) -> list[list[float]]:
-    """The images/s of a class's cells."""
-    cells = (environment.get("noise") or {}).get("cells", [])
-    return [cell["images_per_s"] for cell in cells if cell["class"] == name]
+def of_rows(rows: Iterable[Row]) -> Noise | None:
+    """The noise of the rows' class, by the first that knows of it."""
+    return next(filter(None, map(of_row, rows)), None)
+
+
+def is_hopeless(description: Mapping[str, Any]) -> bool:
+    """Whether something else was going on, so that nothing is told of the machine's own noise."""
+    cells = description["cells"]
+    return any(paired_noise(cell["images_per_s"]).spread > MOST_SPREAD for cell in cells)
 
 
 def read(environment: Mapping[str, Any]) -> dict[str, Any] | None:
     """What was measured in such an environment; `None` if nothing was, or it cannot be read."""
     try:
         found: dict[str, Any] = json.loads(_path(environment).read_text())
-    except (OSError, ValueError):
+        for cell in found["cells"]:
+            _ = cell["class"], cell["settings"], paired_noise(cell["images_per_s"])
+    except (OSError, ValueError, TypeError, KeyError, ArithmeticError):
         return None
     return found
 

@@ -24,6 +24,9 @@ import numpy as np
 SETTLED_PERCENT = 2.0
 """Steps that become faster by more than this are still warming up."""
 
+SETTLED_STEPS = 10
+"""So many are looked at: with fewer, noise would soon pass for an end of the trend."""
+
 LEVEL = 0.95
 """Confidence level of the intervals that are shown."""
 
@@ -150,26 +153,35 @@ class Judgement:
 
     Attributes:
         ratio: The geometric mean ratio and its interval at `LEVEL`.
-        strict: The same at the level that the verdict is held to; `None` for too few rounds.
+        strict: The same at the level that the verdict is held to, widened by drift; `None` where
+            nothing can be said.
         direction: What is shown.
+        differs: Whether a difference is shown, though it may lie within the margin.
         why: Where nothing is: what is missing, in words; otherwise empty.
     """
 
     ratio: Estimate
     strict: Estimate | None
     direction: Direction
+    differs: bool
     why: str
 
 
 def judge(
-    logs: Sequence[float], floor: float, margin: float, comparisons: int = 1, unit: str = "round"
+    logs: Sequence[float],
+    floor: float,
+    margin: float,
+    comparisons: int = 1,
+    unit: str = "round",
+    drift: float = 0.0,
 ) -> Judgement:
     """Whether a ratio is shown to differ from 1, or to lie near it.
 
     A difference needs both: an interval at 1 - `ALPHA` / `comparisons` (Bonferroni) without 1 in
     it, and a ratio beyond the noise floor. Equivalence needs that interval to lie within the margin
-    (two one-sided tests; Schuirmann 1987), and a floor that does. What is equal to the last bit in
-    every round is the same, however few they are.
+    (two one-sided tests; Schuirmann 1987), and a floor that does; a difference that is shown to lie
+    within the margin is called the same too. What is equal to the last bit in every round is the
+    same, however few they are.
 
     Args:
         logs: Of the ratio, one for each round, at least one.
@@ -177,26 +189,32 @@ def judge(
         margin: Differences up to this share do not matter: 0.02 for ratios from 1/1.02 to 1.02.
         comparisons: How many are made at once.
         unit: What the logarithms are of, in words.
+        drift: Logarithm of what may have changed in all of them alike, besides what is compared;
+            infinite where nothing is known of it.
     """
     ratio = estimate(logs)
     if not any(logs):
         equal = replace(ratio, low=1.0, high=1.0)
-        return Judgement(equal, equal, Direction.SAME, "")
+        return Judgement(equal, equal, Direction.SAME, differs=False, why="")
     if ratio.rounds < LEAST_ROUNDS:
         few = f"{ratio.rounds} {unit}{'s' if ratio.rounds > 1 else ''}, {LEAST_ROUNDS} are needed"
-        return Judgement(ratio, None, Direction.UNKNOWN, few)
+        return Judgement(ratio, None, Direction.UNKNOWN, differs=False, why=few)
     strict = estimate(logs, 1 - ALPHA / comparisons)
-    differs = strict.low > 1 or strict.high < 1
-    near = 1 + margin
-    why = ""
-    if differs and abs(math.log(ratio.value)) > floor:
-        direction = Direction.HIGHER if ratio.value > 1 else Direction.LOWER
-    elif math.exp(floor) <= near and 1 / near <= strict.low and strict.high <= near:
+    # Where the drift is not known, from nothing to infinity.
+    strict = replace(strict, low=strict.low * math.exp(-drift), high=strict.high * math.exp(drift))
+    significant = strict.low > 1 or strict.high < 1
+    differs = significant and abs(math.log(ratio.value)) > floor
+    near, why = 1 + margin, ""
+    if math.exp(floor) <= near and 1 / near <= strict.low and strict.high <= near:
         direction = Direction.SAME
+    elif differs:
+        direction = Direction.HIGHER if ratio.value > 1 else Direction.LOWER
     else:
         direction = Direction.UNKNOWN
-        why = "below the noise floor" if differs else "too noisy"
-    return Judgement(ratio, strict, direction, why)
+        why = "below the noise floor" if significant else "too noisy"
+        if math.isinf(drift):
+            why = "not measured in turn"
+    return Judgement(ratio, strict, direction, differs, why)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,10 @@ from bench.trial import Status
 
 FILE_NAME = "runs.jsonl"
 
+CONFIRMING_ROUNDS = 2
+"""So many more are measured when intervals have become narrow enough. Who stops at once stops where
+the scatter happens to be small: intervals at 95 % then cover 92 %, with these 93.5 % and more."""
+
 
 class Stop(StrEnum):
     """Why a run of a sweep came to its end."""
@@ -51,31 +55,35 @@ class Run:
         """Why no more was measured."""
         count = f"{self.rounds} round{'s' if self.rounds != 1 else ''}"
         text = {
-            Stop.CI_WIDTH: f"Measuring stopped after {count}: every interval is narrow enough",
+            Stop.CI_WIDTH: f"Measuring stopped after {count}, the last {CONFIRMING_ROUNDS} to "
+            "confirm that every interval is narrow enough",
             Stop.MAX_TIME: f"Time was up after {count}",
-            Stop.ROUNDS: f"All {count} asked for were measured",
+            Stop.ROUNDS: f"Measuring stopped after {count}, as many as were asked for",
             Stop.INTERRUPTED: f"Interrupted after {count}",
         }[self.stopped_by]
         if self.ci_width is not None:
             widest = "not known yet" if self.widest is None else f"{100 * self.widest:.2g} % wide"
-            text += f"; the widest is {widest}, asked were {100 * self.ci_width:g} %"
+            text += f"; the widest is {widest}, {100 * self.ci_width:g} % were asked for"
         return f"{text}."
 
 
 def record(folder: Path, run: Run) -> None:
     """Appends a run to the folder's record."""
-    with (folder / FILE_NAME).open("a") as file:
+    path = folder / FILE_NAME
+    before = path.read_bytes() if path.exists() else b""
+    with path.open("a") as file:
+        if before and not before.endswith(b"\n"):  # its writer was killed
+            file.write("\n")
         file.write(json.dumps(asdict(run)) + "\n")
 
 
 def last(folder: Path) -> Run | None:
-    """The latest run in a folder; `None` where none is recorded."""
-    path = folder / FILE_NAME
-    lines = path.read_text().splitlines() if path.exists() else []
-    if not lines:
+    """The latest run in a folder; `None` where none is recorded that can be read."""
+    try:
+        run = Run(**json.loads((folder / FILE_NAME).read_text().splitlines()[-1]))
+        return replace(run, stopped_by=Stop(run.stopped_by))
+    except (OSError, ValueError, TypeError, IndexError):
         return None
-    run = Run(**json.loads(lines[-1]))
-    return replace(run, stopped_by=Stop(run.stopped_by))
 
 
 def widest_interval(rows: Iterable[Row], plain: Mapping[str, str], rounds: int) -> float | None:
@@ -100,7 +108,10 @@ def widest_interval(rows: Iterable[Row], plain: Mapping[str, str], rounds: int) 
             rates.setdefault(cell.key, {})[row.trial.round] = row.result.images_per_s
             plain_of[cell.key] = replace(cell, axes=dict(plain)).key
     widths = []
+    compared_with = {plain_of[key] for key in rates if plain_of[key] != key}
     for key, found in rates.items():
+        if key in compared_with:  # what meets it meets the others too
+            continue
         reference = rates.get(plain_of[key]) if plain_of[key] != key else None
         logs = (
             paired_logs(found, reference)

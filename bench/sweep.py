@@ -135,7 +135,7 @@ def run(plan: Plan, observer: Observer) -> bool:
                 if stop.requested:
                     break
                 if trial.round != round_:
-                    width = widest(trial.round)
+                    width = widest(trial.round - stopping.CONFIRMING_ROUNDS)
                     if spec.ci_width and width is not None and width < spec.ci_width:
                         ended_by = Stop.CI_WIDTH
                         break

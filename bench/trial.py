@@ -39,9 +39,9 @@ class Trial:
         seed: Seeds weights and sample order.
         round: Repetition number, from 0; a repetition is a new process with the same seed.
         samples: Training samples in all, equal for all trials that are compared.
-        warmup_steps: At least so many steps after the first one are timed but not reported; more
-            until `bench.stats.has_settled` says so of the last so many of them, or only
-            `measured_steps` whole batches are left.
+        warmup_steps: At least so many steps after the first one are timed but not reported. If two
+            or more are asked for, `bench.stats.SETTLED_STEPS` are the least, and it takes more
+            until the last so many have settled, or only `measured_steps` whole batches are left.
         measured_steps: At least so many steps make the measured window.
         device: `cpu`, `cuda` or `cuda:N`.
         budget_bytes: Memory the trial's process may use.

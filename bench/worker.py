@@ -11,6 +11,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -20,10 +21,13 @@ import torch
 from bench import budget as memory_budget
 from bench.compilation import Compilation
 from bench.environment import describe_device
-from bench.stats import has_settled
+from bench.stats import SETTLED_STEPS, has_settled
 from bench.steps import StepBoard
 from bench.trial import PHASES, Status, Trial, TrialResult
 from bench.workload import TaskFactory, load_object
+
+MARKS = len(PHASES) + 1
+"""Of a step: where it begins, and where each of its phases ends."""
 
 
 class StepClock(Protocol):
@@ -37,8 +41,8 @@ class StepClock(Protocol):
         """Waits until the device has done all it was given."""
         ...
 
-    def intervals_s(self) -> list[float]:
-        """Seconds between consecutive marks."""
+    def intervals_s(self, first: int = 0) -> list[float]:
+        """Seconds between consecutive marks, from mark `first` on."""
         ...
 
 
@@ -55,9 +59,9 @@ class CpuClock:
     def synchronize(self) -> None:
         """Nothing runs behind our back."""
 
-    def intervals_s(self) -> list[float]:
+    def intervals_s(self, first: int = 0) -> list[float]:
         """See `StepClock`."""
-        return [end - start for start, end in zip(self._marks, self._marks[1:], strict=False)]
+        return [end - start for start, end in pairwise(self._marks[first:])]
 
 
 class CudaClock:
@@ -77,13 +81,10 @@ class CudaClock:
         """See `StepClock`."""
         torch.cuda.synchronize(self._stream.device)
 
-    def intervals_s(self) -> list[float]:
+    def intervals_s(self, first: int = 0) -> list[float]:
         """See `StepClock`."""
         self.synchronize()
-        return [
-            start.elapsed_time(end) / 1000
-            for start, end in zip(self._marks, self._marks[1:], strict=False)
-        ]
+        return [start.elapsed_time(end) / 1000 for start, end in pairwise(self._marks[first:])]
 
 
 class Events:
@@ -240,11 +241,14 @@ def _train(
 
     device = torch.device(trial.device)
     batches = list(sample_batches(trial, request["train_size"]))
-    earliest = 1 + trial.warmup_steps
     last = measured_until(trial)
     latest = last - trial.measured_steps
+    tested = trial.warmup_steps >= 2
+    earliest = 1 + trial.warmup_steps
     if cold:
         batches = batches[:earliest]
+    elif tested:
+        earliest = min(latest, max(earliest, 1 + SETTLED_STEPS))
     result.step_samples = [len(indices) for indices in batches]
     losses = torch.full((len(batches),), float("nan"), device=device)
     clock: StepClock = CudaClock(device) if device.type == "cuda" else CpuClock()
@@ -252,8 +256,13 @@ def _train(
     phases = {0: "first_step", 1: "warming_up", last: "training"}
     compilations: dict[str, Compilation] = {}
 
-    def steps_s() -> list[float]:
-        return [sum(phases_s) for phases_s in by_step(clock.intervals_s())]
+    def settled(step: int) -> bool | None:
+        """Whether step times have, by the last steps of warm-up before this one."""
+        if not tested:
+            return None
+        seen = min(step - 1, SETTLED_STEPS)
+        recent = by_step(clock.intervals_s((step - seen) * MARKS))
+        return has_settled([sum(phases_s) for phases_s in recent])
 
     def enter(phase: str) -> None:
         """Notes what belongs to the phase that ends; its end is no part of the measured window."""
@@ -274,15 +283,14 @@ def _train(
             result.memory.update({f"first_step_{name}": peaks[name] for name in peaks})
             budget.reset_peak()
         if step >= earliest and not result.window and not cold:
-            result.settled = has_settled(steps_s()[step - trial.warmup_steps :])
+            result.settled = settled(step)
             if result.settled is not False or step == latest:
                 result.window = [step, last]
                 phases[step] = "measuring"  # without warm-up, in the place of it
         if step in phases and not cold:
             enter(phases[step])
         board.begin(step + 1)
-        if step == 0:
-            clock.mark()
+        clock.mark()
         batch = task.load(indices)
         clock.mark()
         loss = task.forward(batch)
@@ -362,9 +370,13 @@ def sample_batches(trial: Trial, train_size: int) -> Iterator[np.ndarray]:
 
 
 def by_step(intervals_s: list[float]) -> list[list[float]]:
-    """A clock's intervals, those of each step together."""
+    """The phases of each step, by intervals between its marks; what lies between steps is left out.
+
+    Args:
+        intervals_s: From the first mark of a step to the last one of another.
+    """
     width = len(PHASES)
-    return [intervals_s[i : i + width] for i in range(0, len(intervals_s), width)]
+    return [intervals_s[i : i + width] for i in range(0, len(intervals_s), MARKS)]
 
 
 def measured_until(trial: Trial) -> int:

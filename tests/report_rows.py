@@ -321,7 +321,7 @@ def in_rounds(
 def noise_description(spread: float, name: str = "eager") -> dict[str, Any]:
     """A noise floor as rows record it: equal processes that differ by so much, in turn."""
     rates = [100.0, 100.0 * (1 + spread)] * 10
-    cell = {"class": name, "label": "fp32 b16", "images_per_s": rates}
+    cell = {"class": name, "settings": SETTINGS, "label": "fp32 b16", "images_per_s": rates}
     return {"measured_at": "2026-01-01T00:00:00+00:00", "cells": [cell]}
 
 

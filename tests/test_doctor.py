@@ -15,7 +15,7 @@ import pynvml
 import pytest
 
 from bench import doctor
-from bench.doctor import Finding, State
+from bench.doctor import State
 from bench.environment import cpus_allowed
 from tests.commands import main
 
@@ -53,9 +53,10 @@ def test_another_process_that_is_busy_disturbs_and_is_named(busy: subprocess.Pop
 
 
 def test_what_this_process_does_itself_is_no_other_s(monkeypatch: pytest.MonkeyPatch) -> None:
-    def machine() -> Any:
+    def machine(percpu: bool) -> list[Any]:
         """A machine on which nothing else runs."""
-        return type("times", (), {"user": sum(psutil.Process().cpu_times()[:2])})
+        own_s = sum(psutil.Process().cpu_times()[:2])
+        return [type("times", (), {"user": own_s, "idle": time.monotonic()})]
 
     def work(seconds: float) -> None:
         end_s = time.monotonic() + seconds
@@ -66,6 +67,13 @@ def test_what_this_process_does_itself_is_no_other_s(monkeypatch: pytest.MonkeyP
     found, _ = doctor.processes(watch=work)
     assert float(found.text.split()[0]) < doctor.BUSY_PERCENT
     assert f"({os.getpid()})" not in found.text
+
+
+def test_a_machine_that_does_not_count_is_not_called_fine(monkeypatch: pytest.MonkeyPatch) -> None:
+    still = [type("times", (), {"user": 5.0, "idle": 7.0})]
+    monkeypatch.setattr(psutil, "cpu_times", lambda percpu: still)
+    found = list(doctor.processes(watch=lambda seconds: None))
+    assert [finding.state for finding in found] == [State.UNREADABLE] * 2
 
 
 @pytest.mark.parametrize(
@@ -141,13 +149,16 @@ def test_no_shared_memory_is_not_readable(tmp_path: Path) -> None:
 def test_a_missing_compiler_disturbs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
-    found = doctor.compiler()
-    assert found.state is State.DISTURBS
-    assert "no g++" in found.text
+    monkeypatch.delenv("CC", raising=False)
+    for device, words in (("cpu", "no g++"), ("cuda:0", "no gcc or clang")):
+        found = doctor.compiler(device)
+        assert (found.state, found.text) == (State.DISTURBS, words)
     own = tmp_path / "my-cxx"
     own.touch(mode=0o755)
     monkeypatch.setenv("CXX", "my-cxx")
-    assert doctor.compiler() == Finding("C++ compiler", State.FINE, str(own), found.advice)
+    assert doctor.compiler("cpu").state is State.FINE
+    assert doctor.compiler("cpu").text == str(own)
+    assert doctor.compiler("cuda:0").state is State.DISTURBS
 
 
 def states(gpu: dict[str, Any]) -> dict[str, State]:
@@ -178,7 +189,7 @@ def test_this_machine_is_examined(capsys: Capture) -> None:
     code, out, _ = main(["doctor", "--device", "cpu", "--json"], capsys)
     told = json.loads(out)
     found = {finding["name"]: finding["state"] for finding in told["findings"]}
-    assert set(found) >= {"other processes", "governor", "memory", "C++ compiler"}
+    assert set(found) >= {"other processes", "governor", "memory", "compiler"}
     assert code == int("disturbs" in found.values())
     assert told["environment"]["cpus_allowed"] == cpus_allowed()
 
@@ -188,18 +199,18 @@ def test_in_words_too(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     code, out, _ = main(["doctor", "--device", "cpu"], capsys)
     assert code == 1
-    assert "disturbs      C++ compiler       no no-such-compiler -> compiled variants" in out
+    assert "disturbs      compiler           no no-such-compiler -> compiled variants" in out
     assert "The noise floor of this environment is not known (--noise)." in out
 
 
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["doctor", "quick"], "expected --noise beside source"),
-        (["doctor", "--rounds", "4"], "expected --noise beside rounds"),
-        (["doctor", "--skip-bad-frames"], "expected --noise beside skip-bad-frames"),
+        (["doctor", "quick"], "expected --noise beside a preset"),
+        (["doctor", "--rounds", "4"], "expected --noise beside --rounds"),
+        (["doctor", "--skip-bad-frames"], "expected --noise beside --skip-bad-frames"),
         (["doctor", "--device", "cuba"], "device 'cuba': did you mean 'cuda'?"),
-        (["doctor", "--noise", "--rounds", "3", "--set", "samples=512"], "rounds 3: expected"),
+        (["doctor", "--noise", "--rounds", "9"], "rounds 9: expected at least 10"),
     ],
 )
 def test_mistakes_are_told_in_one_line(words: list[str], expected: str, capsys: Capture) -> None:

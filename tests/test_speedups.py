@@ -8,7 +8,7 @@ import pytest
 
 from bench.report.frame import cell_frame
 from bench.report.tables import verdict
-from tests.report_rows import NEAR, cells, in_rounds, notes_of, texts
+from tests.report_rows import NEAR, at_minutes, cells, in_rounds, notes_of, texts, view
 
 
 def test_ratios_have_intervals_from_three_rounds_on() -> None:
@@ -76,3 +76,31 @@ def test_what_had_not_settled_is_told() -> None:
     assert any(
         note.startswith("fp32 b4: warm-up ended at its cap") for note in notes_of([calm, restless])
     )
+
+
+def test_speed_ups_are_only_judged_of_cells_measured_in_turn() -> None:
+    plain = at_minutes(in_rounds("fp32", 4, 100), 0, 2)
+    (_, turns) = cells(*plain, *at_minutes(in_rounds("bf16", 4, 150), 1, 2))
+    assert turns["speedup_verdict"] == "faster"
+    (_, later) = cells(*plain, *at_minutes(in_rounds("bf16", 4, 150), 500, 2))
+    assert (later["speedup_verdict"], later["speedup_why"]) == (
+        "inconclusive",
+        "not measured in turn",
+    )
+    assert later["speedup"] == pytest.approx(1.5)
+
+
+def test_a_flagged_cell_has_no_verdict() -> None:
+    rows = in_rounds("fp32", 4, 100) + in_rounds(
+        "fp32+compile", 4, 150, first_s=1.0, cold_s=9.0, found={"in_window": 1}
+    )
+    (_, flagged) = cells(*rows)
+    assert (flagged["speedup_verdict"], flagged["speedup_why"]) == ("inconclusive", "flagged")
+
+
+def test_cells_that_share_no_round_are_not_compared() -> None:
+    rows = in_rounds("fp32", 4, 100, NEAR[:1]) + in_rounds("bf16", 4, 150, NEAR[:2])[1:]
+    (_, cell) = cells(*rows)
+    assert cell["speedup"] != cell["speedup"]  # not a number
+    assert "at the same batch" not in verdict(cell_frame(rows))
+    assert "nothing can be said" in view("amp", *rows).verdict

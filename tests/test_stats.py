@@ -218,6 +218,21 @@ def test_what_is_significant_but_below_the_floor_is_not_shown() -> None:
     assert (below.direction, below.why) == (Direction.UNKNOWN, "below the noise floor")
 
 
+def test_a_difference_within_the_margin_is_one_and_is_called_the_same() -> None:
+    logs = [0.010, 0.011, 0.009, 0.010, 0.012]
+    found = judge(logs, 0.001, 0.02)
+    assert (found.direction, found.differs) == (Direction.SAME, True)
+    assert judge(logs, 0.001, 0.005).direction is Direction.HIGHER
+
+
+@pytest.mark.parametrize(("drift", "direction"), [(0.01, "higher"), (0.05, "unknown")])
+def test_a_drift_widens_what_the_rounds_leave_open(drift: float, direction: str) -> None:
+    logs = [0.030, 0.031, 0.029, 0.030, 0.032]
+    assert judge(logs, 0.0, 0.001, drift=drift).direction == direction
+    unknown = judge(logs, 0.0, 0.001, drift=math.inf)
+    assert (unknown.direction, unknown.why) == (Direction.UNKNOWN, "not measured in turn")
+
+
 def test_equality_needs_a_floor_within_the_margin() -> None:
     logs = [0.001, -0.001, 0.0, 0.001, -0.002]
     assert judge(logs, 0.005, 0.02).direction is Direction.SAME
@@ -311,11 +326,11 @@ def test_rounds_to_show_a_difference_are_enough_and_not_too_many(percent: int) -
     assert enough is not None
 
     def shown(rounds: int) -> float:
-        found = [
-            judge(logs, noise.floor(rounds), 0.02).direction
+        found = (
+            judge(logs, noise.floor(rounds), 0.02)
             for logs in ratios(calm, rounds, percent / 100, 1000)
-        ]
-        return share([one is Direction.HIGHER for one in found])
+        )
+        return share([one.differs and one.ratio.value > 1 for one in found])
 
     assert shown(enough) >= 0.95
     assert shown(round(0.6 * enough)) < 0.95

@@ -111,29 +111,30 @@ def test_without_warm_up_the_second_step_is_measured(runner: Runner) -> None:
 
 
 def warming(runner: Runner, until: int) -> TrialResult:
-    """40 steps, of which the first so many become faster by 10 ms each."""
+    """44 steps, of which the first so many become faster by 10 ms each."""
     return run(
         runner,
         axes={**PLAIN, "fault": "warming"},
         settings={**SETTINGS, "sleep_ms": 10, "at_step": until},
         batch_size=1,
-        samples=40,
+        samples=44,
         warmup_steps=4,
         measured_steps=20,
     )
 
 
 def test_warm_up_goes_on_until_step_times_have_settled(runner: Runner) -> None:
-    result = warming(runner, until=12)
+    result = warming(runner, until=6)
     assert result.settled is True
-    assert 12 <= result.window[0] <= 16
-    assert result.window[1] == 40
+    # Of ten steps, the median of the first five is that of steps that are warm.
+    assert 13 <= result.window[0] <= 18
+    assert result.window[1] == 44
 
 
 def test_warm_up_ends_at_its_cap_and_says_so(runner: Runner) -> None:
-    result = warming(runner, until=40)
+    result = warming(runner, until=44)
     assert result.settled is False
-    assert result.window == [20, 40]
+    assert result.window == [24, 44]
 
 
 def test_steady_steps_are_warm_after_the_least_warm_up(runner: Runner) -> None:
@@ -142,7 +143,7 @@ def test_steady_steps_are_warm_after_the_least_warm_up(runner: Runner) -> None:
         run(runner, settings=sleepy, batch_size=1, samples=32, warmup_steps=4).window[0]
         for _ in range(2)
     ]
-    assert min(windows) == 5
+    assert min(windows) == 11
 
 
 def test_less_than_two_steps_cannot_tell_whether_they_have_settled(runner: Runner) -> None:
@@ -173,7 +174,7 @@ def steps_off(result: TrialResult, begins: str, ends: str, steps: slice) -> floa
 
 
 def warm_up_off(result: TrialResult) -> float:
-    return steps_off(result, "warming_up", "measuring", slice(1, 6))
+    return steps_off(result, "warming_up", "measuring", slice(1, result.window[0]))
 
 
 def window_off(result: TrialResult) -> float:
@@ -197,7 +198,7 @@ def long(runner: Runner) -> TrialResult:
 
     def off(result: TrialResult) -> float:
         parent = [parent_off(result, *span) for span in PARENT_SPANS]
-        return max(window_off(result), warm_up_off(result) / 10, *parent)
+        return max(window_off(result), warm_up_off(result) / 5, *parent)
 
     attempts: list[TrialResult] = []
     sleepy = {**SETTINGS, "sleep_ms": 20}
@@ -212,7 +213,7 @@ def test_a_window_s_steps_sum_to_its_wall_time(long: TrialResult) -> None:
 
 
 def test_phases_begin_where_the_steps_say(long: TrialResult) -> None:
-    assert warm_up_off(long) <= 0.1  # one step of five would be 20 %
+    assert warm_up_off(long) <= 0.05  # one step of ten would be 10 %
     assert window_off(long) <= 0.1
 
 
@@ -223,7 +224,7 @@ def test_the_parent_s_clock_agrees(long: TrialResult, begins: str, ends: str) ->
 
 def test_the_rate_is_images_by_wall_time_by_either_clock(long: TrialResult) -> None:
     images = long.window[1] - long.window[0]
-    assert images == 154
+    assert images == 160 - long.window[0]
     for clock in (long.phase_at_s, long.parent_phase_at_s):
         window_s = clock["training"] - clock["measuring"]
         assert long.images_per_s == pytest.approx(images / window_s, rel=0.01)

@@ -4,22 +4,33 @@ A cell's rounds are its replicates, of all seeds, in speed and memory. In qualit
 rounds of one seed learn the same from the same, so that they tell nothing of another seed.
 """
 
+import json
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 import pandas as pd
 
 from bench.journal import Row
-from bench.noise import class_of, of_class
+from bench.noise import class_of, of_rows
 from bench.report import Record
 from bench.report.cells import differing, records
-from bench.report.contrast import FASTER, Contrast, Verdict, Words, absent, judge_all
+from bench.report.contrast import (
+    FASTER,
+    Contrast,
+    Rates,
+    Verdict,
+    Words,
+    absent,
+    judge_all,
+    of_rates,
+    rounds_in_turn,
+)
 from bench.report.frame import cell_frame, trial_record
 from bench.report.notes import caution_notes, floor_notes, interval_notes, machine_notes
 from bench.report.page import NOT_READABLE, Column, IntervalColumn, Page, shown
-from bench.report.sides import Pair, Side, alone, check, matched, rounds_in_turn
+from bench.report.sides import Pair, Side, check, matched, only_in
 from bench.stats import Direction, estimate, paired_logs
 from bench.trial import Status
 
@@ -116,6 +127,8 @@ def compare(
 ) -> Comparison:
     """Judges every cell's speed, memory and quality, and the gates by them.
 
+    The three are corrected for the number of cells each by itself.
+
     Args:
         there: What is compared with; A in the table.
         here: What is compared; B.
@@ -130,45 +143,48 @@ def compare(
     """
     notes = check(there, here, ignored)
     pairs = matched(there, here)
-    rounds, turns = {row.trial.round for pair in pairs for row in pair.here}, rounds_in_turn(pairs)
-    if rounds - turns:
-        notes.append(_not_in_turn(len(rounds - turns), len(rounds), drift))
-    counted = rounds if drift is not None else (rounds & turns or rounds)
-    floor = None if drift is None else math.log1p(drift)
+    known = None if drift is None else math.log1p(drift)
     contrasts = {
-        SPEED: [_speed(pair, counted, floor) for pair in pairs],
-        MEMORY: [Contrast(_logs(MEMORY, pair, rounds), "", None) for pair in pairs],
-        QUALITY: [_quality(pair) for pair in pairs],
+        SPEED: [_speed(pair, known) for pair in pairs],
+        MEMORY: [Contrast(_logs(MEMORY, pair), "") for pair in pairs],
+        QUALITY: [Contrast(_quality(pair), "") for pair in pairs],
     }
     verdicts = {
         figure: judge_all(found, margin, figure.words, figure.unit)
         for figure, found in contrasts.items()
     }
-    if drift is None and not rounds & turns:
-        verdicts[SPEED] = [
-            verdict and verdict.withheld("not measured in turn") for verdict in verdicts[SPEED]
-        ]
     verdicts[SPEED] = [
-        verdict and (verdict.withheld("flagged") if _flags(pair) else verdict)
+        verdict.withheld("flagged") if verdict and _flagged(pair) else verdict
         for verdict, pair in zip(verdicts[SPEED], pairs, strict=True)
     ]
     lines = [
         _record(pair, {figure: verdicts[figure][place] for figure in verdicts})
         for place, pair in enumerate(pairs)
     ]
+    measured = [
+        place
+        for place, pair in enumerate(pairs)
+        if _replicates(pair.there) or _replicates(pair.here)
+    ]
     failed: list[str] = []
     undecided: list[str] = []
     for gate in gates:
-        for pair, verdict in zip(pairs, verdicts[gate.figure], strict=True):
-            told, text = _judge(gate, pair, verdict)
+        for place in measured:
+            told, text = _judge(gate, pairs[place], verdicts[gate.figure][place])
             if told is not True:
                 (undecided if told is None else failed).append(text)
-    notes += [*alone(there, here, pairs), *caution_notes(_cells(pairs))]
+    gone = only_in(there, pairs)
+    undecided += [f"{name} was not measured in B" for name in gone if gates]
+    notes += [_not_in_turn(pairs, drift)] if _not_in_turn(pairs, drift) else []
+    for side in (there, here):
+        if names := only_in(side, pairs):
+            notes.append(f"Only in {side.name}: {', '.join(names)}.")
+    notes += caution_notes(_cells(pairs))
     return Comparison(
         _page(there, here, lines, notes),
         failed,
         undecided,
-        any(line["ratio_verdict"] in (None, "inconclusive") for line in lines),
+        any(lines[place]["ratio_verdict"] in (None, "inconclusive") for place in measured),
     )
 
 
@@ -185,47 +201,45 @@ def _values(figure: Figure, rows: Iterable[Row]) -> dict[tuple[int, int], float]
     return {key: value for key, value in values.items() if value}
 
 
-def _logs(figure: Figure, pair: Pair, rounds: Collection[int]) -> list[float]:
-    """Of each replicate's ratio, in these rounds."""
-    values = (
-        {key: value for key, value in _values(figure, rows).items() if key[1] in rounds}
-        for rows in (pair.here, pair.there)
-    )
-    return paired_logs(*values)
+def _logs(figure: Figure, pair: Pair) -> list[float]:
+    return paired_logs(_values(figure, pair.here), _values(figure, pair.there))
 
 
-def _not_in_turn(odd: int, rounds: int, drift: float | None) -> str:
-    """What it means that some rounds were not measured in turn."""
+def _rates(rows: Iterable[Row]) -> Rates:
+    return {
+        key: (record["images_per_s"], record["started_at"] or "")
+        for key, record in _replicates(rows).items()
+    }
+
+
+def _speed(pair: Pair, drift: float | None) -> Contrast:
+    noises = [of_rows(rows) for rows in (pair.here, pair.there)]
+    good = (row for row in pair.here if row.result.status is Status.OK)
+    group = next(map(class_of, good), "")
+    return of_rates(_rates(pair.here), _rates(pair.there), group, noises, drift)
+
+
+def _not_in_turn(pairs: Sequence[Pair], drift: float | None) -> str:
+    """What it means that some rounds were not measured in turn; empty if all were."""
+    odd = total = 0
+    for pair in pairs:
+        here, there = _rates(pair.here), _rates(pair.there)
+        common = len(here.keys() & there.keys())
+        total, odd = total + common, odd + common - len(rounds_in_turn(here, there))
+    if not odd:
+        return ""
     text = (
-        f"{odd} of {rounds} rounds were not measured in turn, first on one side and then on the "
-        "other: nothing tells a difference in them from a drift of the machine"
+        f"{odd} of {total} rounds of cells were not measured in turn, first on one side and then "
+        "on the other: nothing tells a difference in them from a drift of the machine"
     )
     if drift is not None:
         return f"{text}, which is taken to be {100 * drift:g} % at most."
-    return f"{text}; they do not count for speed." if odd < rounds else f"{text} (see --drift)."
+    return f"{text}. Measure both in turn (see README), or tell by --drift what it can be."
 
 
-def _speed(pair: Pair, rounds: Collection[int], drift: float | None) -> Contrast:
-    """With the noise floor that was measured for both sides' classes, if one was.
-
-    Args:
-        pair: The cell.
-        rounds: That count.
-        drift: Logarithm of what the machine may have drifted by, as the floor instead.
-    """
-    logs, floor = _logs(SPEED, pair, rounds), None
-    if drift is not None:
-        return Contrast(logs, "", drift, "assumed, for drift")
-    noises = [of_class(row.environment, class_of(row)) for row in (pair.there[0], pair.here[0])]
-    known = [noise.floor(len(logs)) for noise in noises if noise and logs]
-    if len(known) == len(noises):
-        floor = max(known)
-    return Contrast(logs, class_of(pair.here[0]), floor)
-
-
-def _flags(pair: Pair) -> list[str]:
-    """Why nothing may be concluded from its speed, in words."""
-    return [cell["flags"] for cell in _cells([pair]) if cell["flags"]]
+def _flagged(pair: Pair) -> bool:
+    """Whether nothing may be concluded from its speed."""
+    return any(cell["flags"] for cell in _cells([pair]))
 
 
 def _cells(pairs: Sequence[Pair]) -> list[Record]:
@@ -234,40 +248,37 @@ def _cells(pairs: Sequence[Pair]) -> list[Record]:
     return [cell for rows in sides for cell in records(cell_frame(rows))]
 
 
-def _quality(pair: Pair) -> Contrast:
-    """Seeds as replicates, each by the mean of its rounds."""
-
-    def by_seed(rows: Iterable[Row]) -> dict[int, float]:
-        groups: dict[int, list[float]] = {}
-        for (seed, _), value in _values(QUALITY, rows).items():
-            groups.setdefault(seed, []).append(value)
-        return {seed: fmean(values) for seed, values in groups.items()}
-
-    return Contrast(paired_logs(by_seed(pair.here), by_seed(pair.there)), "", None)
+def _quality(pair: Pair) -> list[float]:
+    """Of each seed's ratio, by the mean of the rounds that both sides have."""
+    here, there = _values(QUALITY, pair.here), _values(QUALITY, pair.there)
+    seeds: dict[int, list[tuple[int, int]]] = {}
+    for key in sorted(here.keys() & there.keys()):
+        seeds.setdefault(key[0], []).append(key)
+    return paired_logs(
+        *(
+            {seed: fmean(side[key] for key in keys) for seed, keys in seeds.items()}
+            for side in (here, there)
+        )
+    )
 
 
 def _record(pair: Pair, verdicts: dict[Figure, Verdict | None]) -> Record:
     """A line of the DataFrame."""
     trial = pair.here[0].trial
-    described = trial_record(pair.here[0])
     record: Record = {
         **trial.settings,
         "variant": trial.variant,
         "there_variant": pair.there[0].trial.variant,
         "batch_size": trial.batch_size,
-        **{
-            name: described[name]
-            for name in (
-                *("settings", "device_name", "torch", "budget_gib", "samples"),
-                *("memory_mode", "card_gib"),
-            )
-        },
+        "settings": json.dumps(dict(trial.settings)),
     }
     for side, rows in (("there", pair.there), ("here", pair.here)):
         for figure in verdicts:
-            values = _values(figure, rows).values()
-            mean = estimate([math.log(value) for value in values]).value if values else None
-            record[f"{side}_{figure.source}"] = mean
+            values = _values(figure, rows)
+            # Of the rounds that the ratio is of, where there are any.
+            common = _values(figure, pair.here).keys() & _values(figure, pair.there).keys()
+            logs = [math.log(value) for key, value in values.items() if key in (common or values)]
+            record[f"{side}_{figure.source}"] = estimate(logs).value if logs else None
         record[f"{side}_status"] = _status(rows)
     for figure, verdict in verdicts.items():
         record |= verdict.columns(figure.name) if verdict else absent(figure.name)
@@ -275,33 +286,37 @@ def _record(pair: Pair, verdicts: dict[Figure, Verdict | None]) -> Record:
 
 
 def _status(rows: Iterable[Row]) -> str:
-    """`ok`, or how those rounds ended that did not end so."""
-    odd = dict.fromkeys(row.result.status for row in rows if row.result.status is not Status.OK)
+    """`ok`, or how those rounds ended that did not end so; what was interrupted runs again."""
+    fine = (Status.OK, Status.INTERRUPTED)
+    odd = dict.fromkeys(row.result.status for row in rows if row.result.status not in fine)
     return ", ".join(odd) or Status.OK.value
 
 
 def _judge(gate: Gate, pair: Pair, verdict: Verdict | None) -> tuple[bool | None, str]:
     """Whether a gate holds for a cell, or `None` where that is not shown; and a sentence."""
     limit, what = f"{gate.option} {100 * gate.share:g}%", gate.figure.source
-    if _status(pair.there) == Status.OK != _status(pair.here):
-        return False, f"{limit}: {pair.label} ended {_status(pair.here)} in B, well in A"
+    there, here = _status(pair.there), _status(pair.here)
+    worse = here != Status.OK and (there == Status.OK or not _replicates(pair.here))
+    if worse and _replicates(pair.there):
+        return False, f"{limit}: {pair.label} ended {here} in B, and well in A"
     if verdict is None:
         return None, f"{limit}: {pair.label} has no {what} to compare"
     judgement = verdict.judgement
     harm = gate.figure.harm(judgement.ratio.value)
-    text = (
-        f"{limit}: {pair.label} is {verdict.word} by {100 * abs(harm):.1f}%"
-        if verdict.word != "inconclusive"
-        else f"{limit}: {pair.label} is inconclusive ({judgement.why})"
-    )
-    if judgement.direction is gate.figure.worse and harm >= gate.share:
+    change = f"{100 * abs(harm):.1f}% {'worse' if harm > 0 else 'better'}"
+    text = f"{limit}: {pair.label} has {change} {what}, {verdict.word}"
+    if judgement.why:
+        text += f" ({judgement.why})"
+    if judgement.differs and harm >= gate.share:
         return False, text
-    if judgement.strict:
-        ends = (judgement.strict.low, judgement.strict.high)
-        if max(map(gate.figure.harm, ends)) < gate.share:
-            return True, text
-        text += f", at most {100 * max(map(gate.figure.harm, ends)):.1f}% worse"
-    return None, text
+    if judgement.strict is None:
+        return None, text
+    most = max(map(gate.figure.harm, (judgement.strict.low, judgement.strict.high)))
+    same = judgement.direction is Direction.SAME
+    if most < gate.share and (same or math.expm1(verdict.floor) < gate.share):
+        return True, text
+    unbounded = math.isinf(judgement.strict.high)
+    return None, text if unbounded else f"{text}, at most {100 * most:.1f}% worse"
 
 
 def _page(there: Side, here: Side, records: list[Record], notes: list[str]) -> Page:
@@ -325,11 +340,15 @@ def _page(there: Side, here: Side, records: list[Record], notes: list[str]) -> P
         pd.DataFrame(records),
         texts,
         [record["ratio_verdict"] == "slower" for record in records],
-        ["status", "A\nimages/s", "B\nimages/s", "interval"],
+        ["status", "A\nimages/s", "B\nimages/s", "rounds", "memory", "MSE", "interval"],
         f"B against A, {len(records)} cell{'s' if len(records) > 1 else ''}: {counts}.",
         [
             f"A: {there.name}. B: {here.name}.",
-            *machine_notes(records),
+            *dict.fromkeys(
+                note
+                for side in (there, here)
+                for note in machine_notes([trial_record(side.rows[0])])
+            ),
             *_reasons(records),
             *interval_notes(records, SPEED.name),
             *floor_notes(records, SPEED.name),

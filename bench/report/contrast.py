@@ -39,6 +39,10 @@ MEASURED, POOLED = "measured by `doctor --noise`", "by the scatter of these roun
 """Where a noise floor is from."""
 
 
+Rates = Mapping[Hashable, tuple[float, str]]
+"""Round -> images/s, and when it began (UTC, ISO 8601; empty where that is not known)."""
+
+
 @dataclass(frozen=True)
 class Contrast:
     """Something in two cells, to be compared.
@@ -46,14 +50,15 @@ class Contrast:
     Attributes:
         logs: Logarithm of its ratio, of each round.
         group: Whose scatter is like this one's.
-        floor: Logarithm of the noise floor; `None` leaves it to the scatter of these rounds.
-        source: Where that is from.
+        noise: What was measured of such comparisons; `None` leaves it to the scatter of these
+            rounds.
+        drift: See `bench.stats.judge`.
     """
 
     logs: Sequence[float]
     group: Hashable
-    floor: float | None
-    source: str = MEASURED
+    noise: Noise | None = None
+    drift: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,7 @@ class Verdict:
         judgement: Of its ratio.
         word: The same in a word.
         floor: Logarithm of the noise floor that it was held to.
-        floor_source: Where that is from.
+        floor_source: `MEASURED` or `POOLED`.
     """
 
     judgement: Judgement
@@ -74,7 +79,9 @@ class Verdict:
 
     def withheld(self, why: str) -> "Verdict":
         """The same figures, from which nothing is concluded."""
-        unknown = replace(self.judgement, direction=Direction.UNKNOWN, why=why)
+        unknown = replace(
+            self.judgement, strict=None, direction=Direction.UNKNOWN, differs=False, why=why
+        )
         return replace(self, judgement=unknown, word=FASTER[Direction.UNKNOWN])
 
     def columns(self, name: str) -> Record:
@@ -107,6 +114,7 @@ def judge_all(
     margin: float = MARGIN,
     words: Words = FASTER,
     unit: str = "round",
+    comparisons: int | None = None,
 ) -> list[Verdict | None]:
     """Judges contrasts, so that all together are rarely wrong.
 
@@ -115,35 +123,82 @@ def judge_all(
         margin: See `bench.stats.judge`.
         words: For what is known.
         unit: What the logarithms are of, in words.
+        comparisons: How many there are, if more than these.
 
     Returns:
         One for each; `None` where there is no round to judge by.
     """
     told = [contrast for contrast in contrasts if contrast and contrast.logs]
-    comparisons = max(1, sum(len(contrast.logs) >= LEAST_ROUNDS for contrast in told))
+    count = comparisons or sum(len(contrast.logs) >= LEAST_ROUNDS for contrast in told) or 1
     pooled = {
         group: pooled_noise([contrast.logs for contrast in told if contrast.group == group])
         for group in {contrast.group for contrast in told}
     }
 
     def verdict(contrast: Contrast) -> Verdict:
-        noise, floor, source = pooled[contrast.group], contrast.floor, contrast.source
-        if floor is None:
-            source = POOLED
-            floor = noise.floor(len(contrast.logs)) if noise else math.inf
-        judgement = judge(contrast.logs, floor, margin, comparisons, unit)
+        noise = contrast.noise or pooled[contrast.group]
+        floor = noise.floor(len(contrast.logs)) if noise else math.inf
+        judgement = judge(contrast.logs, floor, margin, count, unit, contrast.drift)
+        source = MEASURED if contrast.noise else POOLED
         return Verdict(judgement, words[judgement.direction], floor, source)
 
     return [verdict(contrast) if contrast and contrast.logs else None for contrast in contrasts]
 
 
-def of_cells(cell: Record, reference: Record) -> Contrast:
-    """The contrast of two cells' images/s in the rounds that ended well in both."""
-    logs = paired_logs(_rates(cell), _rates(reference))
-    noises = [_noise(side) for side in (cell, reference)]
+def of_rates(
+    rates: Rates,
+    others: Rates,
+    group: Hashable,
+    noises: Sequence[Noise | None],
+    drift: float | None = None,
+) -> Contrast:
+    """The contrast of two cells' images/s.
+
+    Rounds that were not measured in turn are left out. If all are such, nothing is known of the
+    drift of the machine between the cells.
+
+    Args:
+        rates: Of one cell.
+        others: Of what it is compared with.
+        group: See `Contrast`.
+        noises: What was measured of either side's class.
+        drift: Logarithm of what the machine may have drifted by, where the user knows it: then all
+            rounds count.
+    """
+    common = rates.keys() & others.keys()
+    turns = rounds_in_turn(rates, others)
+    if drift is None:
+        drift = 0.0 if turns else math.inf
+        common = turns or common
     known = [noise for noise in noises if noise]
-    floor = max(noise.floor(len(logs)) for noise in known) if logs and known == noises else None
-    return Contrast(logs, bool(pd.notna(cell["graph_breaks"])), floor)
+    return Contrast(
+        paired_logs(*({key: side[key][0] for key in common} for side in (rates, others))),
+        group,
+        max(known, key=lambda noise: noise.floor(1)) if len(known) == len(noises) else None,
+        drift,
+    )
+
+
+def rounds_in_turn(rates: Rates, others: Rates) -> set[Hashable]:
+    """The rounds of both cells between whose beginnings nothing of another one began."""
+    began = {key: (rates[key][1], others[key][1]) for key in rates.keys() & others.keys()}
+    return {
+        key
+        for key, own in began.items()
+        if not any(
+            min(own) < moment < max(own)
+            for other, moments in began.items()
+            if other != key
+            for moment in moments
+        )
+    }
+
+
+def of_cells(cell: Record, reference: Record) -> Contrast:
+    """The contrast of two cells of a table."""
+    sides = (cell, reference)
+    group = bool(pd.notna(cell["graph_breaks"]))
+    return of_rates(_rates(cell), _rates(reference), group, [_noise(side) for side in sides])
 
 
 def _noise(cell: Record) -> Noise | None:
@@ -153,9 +208,9 @@ def _noise(cell: Record) -> Noise | None:
     return Noise(math.log1p(cell["noise_percent"] / 100), int(cell["noise_pairs"]))
 
 
-def _rates(cell: Record) -> dict[int, float]:
-    """Round -> images/s, of the rounds that ended well."""
-    return {int(number): rate for number, rate in json.loads(cell["rates"]).items()}
+def _rates(cell: Record) -> Rates:
+    rates, began = json.loads(cell["rates"]), json.loads(cell["began"])
+    return {int(number): (rate, began[number]) for number, rate in rates.items()}
 
 
 def ratios(name: str, cells: Sequence[Record], references: Sequence[Record | None]) -> list[Record]:
@@ -177,5 +232,7 @@ def ratios(name: str, cells: Sequence[Record], references: Sequence[Record | Non
     found = []
     for (cell, reference), verdict in zip(pairs, judge_all(contrasts), strict=True):
         own = {name: 1.0} if reference is cell and cell["rounds_ok"] else {}
+        if verdict and cell["flags"]:
+            verdict = verdict.withheld("flagged")
         found.append(verdict.columns(name) if verdict else absent(name) | own)
     return found

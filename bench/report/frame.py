@@ -14,7 +14,7 @@ import pandas as pd
 from bench.budget import GIB
 from bench.journal import Row, check_comparable
 from bench.monitor import cpu_percent
-from bench.noise import class_of, of_class
+from bench.noise import of_row
 from bench.report import Record, compilation
 from bench.report.speedups import add_fastest, add_speedups
 from bench.spec import DEFAULT_WORKLOAD
@@ -125,9 +125,12 @@ def _cell(group: pd.DataFrame, medians: Sequence[str]) -> Record:
     good = group[group["status"] == Status.OK]
     cell: Record = dict(group.iloc[0].drop(["key", "round"]))
     cell.update({name: good[name].median() if len(good) else None for name in medians})
-    # A round that did not come so far knows nothing of the card, an early one nothing of the noise.
-    for name in ("memory_mode", "card_gib", "noise_percent", "noise_pairs"):
+    # A round that did not come so far knows nothing of the card or its class, an early one nothing
+    # of the noise.
+    for name in ("memory_mode", "card_gib"):
         cell[name] = next(iter(group[name].dropna()), None)
+    for name in ("noise_percent", "noise_pairs"):
+        cell[name] = next(iter(good[name].dropna()), None)
     told = compilation.of_rounds(good)
     if cell["slowdown"] is not None and cell["slowdown"] > BUSY:
         told["flags"] = "; ".join(filter(None, (told["flags"], BUSY_FLAG)))
@@ -166,7 +169,7 @@ def _plain_axes(cells: Sequence[Record]) -> str | None:
 
 
 def _rates(good: pd.DataFrame) -> Record:
-    """The rounds' images/s, their geometric mean and its interval."""
+    """The rounds' images/s, when they began, and the geometric mean with its interval."""
     rates = dict(zip(good["round"], good["images_per_s"], strict=True))
     found = dict.fromkeys(("images_per_s", "images_per_s_low", "images_per_s_high"))
     if rates:
@@ -176,7 +179,8 @@ def _rates(good: pd.DataFrame) -> Record:
             "images_per_s_low": rate.low,
             "images_per_s_high": rate.high,
         }
-    return found | {"rates": json.dumps(rates)}
+    began = dict(zip(good["round"], good["started_at"].fillna(""), strict=True))
+    return found | {"rates": json.dumps(rates), "began": json.dumps(began)}
 
 
 def trial_record(row: Row) -> Record:
@@ -211,6 +215,7 @@ def trial_record(row: Row) -> Record:
         "utilization_percent": None,
         "final_mse": None,
         **compilation.ABSENT,
+        "started_at": result.started_at,
         "start_s": result.start_s,
         "duration_s": result.duration_s,
         "reason": result.reason,
@@ -246,7 +251,7 @@ def _baselines(row: Row) -> dict[str, str]:
 
 def _noise(row: Row) -> Record:
     """What equal processes of this row's class were measured to differ by, in one round."""
-    noise = of_class(row.environment, class_of(row))
+    noise = of_row(row)
     return {
         "noise_percent": 100 * math.expm1(noise.spread) if noise else None,
         "noise_pairs": noise.degrees if noise else None,

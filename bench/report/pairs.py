@@ -227,8 +227,8 @@ def twin_name(line: Record) -> str:
 
 
 def compared(lines: list[Record]) -> list[Record]:
-    """The pairs that ended well on both sides, in all rounds, unflagged."""
-    return [line for line in lines if line["compared"]]
+    """The pairs that ended well on both sides, in all rounds, unflagged, and in one round both."""
+    return [line for line in lines if line["compared"] and line["speedup"] is not None]
 
 
 def best_of(lines: list[Record]) -> Record | None:

@@ -1,5 +1,6 @@
 """The two sides of a comparison: whether they can be compared, and which cells they share."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -68,21 +69,24 @@ def check(there: Side, here: Side, ignored: Sequence[str]) -> list[str]:
         Of each key that is ignored and differs, a sentence.
 
     Raises:
-        ValueError: Naming the first other key that differs, or an ignored one that there is not.
+        ValueError: Naming the other keys that differ, or an ignored one that there is not.
     """
+    for side in (there, here):
+        if not side.rows:
+            raise ValueError(f"{side.name}: the journal holds no rows yet")
     found = differences(there.rows[0], here.rows[0])
     known = {**there.rows[0].circumstances, **here.rows[0].circumstances}
     whole = {name.rpartition(".")[2]: name for name in known} | {name: name for name in known}
     for name in ignored:
         if name not in whole:
             raise ValueError(f"--ignore {name!r}: {suggest(name, known)}")
-    may_differ = {whole[name] for name in ignored}
-    for name, (old, new) in found.items():
-        if name not in may_differ:
-            raise ValueError(
-                f"{name} is {old!r} in {there.name} and {new!r} in {here.name}, so that they "
-                f"cannot be compared; --ignore {name} does so all the same"
-            )
+    odd = {name: values for name, values in found.items() if name not in map(whole.get, ignored)}
+    if odd:
+        differ = "; ".join(f"{name} is {old!r} and {new!r}" for name, (old, new) in odd.items())
+        how = " ".join(f"--ignore {name}" for name in odd)
+        raise ValueError(
+            f"{there.name} and {here.name} cannot be compared: {differ}; {how} does so all the same"
+        )
     return [
         f"Ignored: {name} is {old!r} in {there.name} and {new!r} in {here.name}."
         for name, (old, new) in found.items()
@@ -102,42 +106,35 @@ def matched(there: Side, here: Side) -> list[Pair]:
     for number, side in enumerate((there, here)):
         for row in side.rows:
             trial = row.trial
-            place = ("" if one_each else trial.variant, trial.batch_size, str(trial.settings))
+            settings = json.dumps(trial.settings, sort_keys=True)
+            place = ("" if one_each else trial.variant, trial.batch_size, settings)
             groups.setdefault(place, ([], []))[number].append(row)
     pairs = [Pair(*both) for both in groups.values() if all(both)]
     if not pairs:
-        raise ValueError(f"{there.name} and {here.name} have no cell in common")
+        raise ValueError(f"{there.name} and {here.name} have no cell in common{_odd(there, here)}")
     return pairs
 
 
-def alone(there: Side, here: Side, pairs: Sequence[Pair]) -> list[str]:
-    """Which cells only one side has."""
-    matched = {id(row) for pair in pairs for row in (*pair.there, *pair.here)}
+def _odd(there: Side, here: Side) -> str:
+    """Which of variants, batch sizes and settings have no value in common, in words."""
     found = []
-    for side in (there, here):
-        labels = dict.fromkeys(
-            f"{row.trial.variant} b{row.trial.batch_size}"
-            for row in side.rows
-            if id(row) not in matched
-        )
-        if labels:
-            found.append(f"Only in {side.name}: {', '.join(labels)}.")
-    return found
+    asked = [
+        [{"variant": t.variant, "batch_size": t.batch_size, **t.settings} for t in trials]
+        for trials in ([row.trial for row in side.rows] for side in (there, here))
+    ]
+    for name in dict.fromkeys(name for side in asked for one in side for name in one):
+        old, new = ({str(one.get(name)) for one in side} for side in asked)
+        if not old & new:
+            found.append(
+                f"{name} is {', '.join(sorted(old))} there and {', '.join(sorted(new))} here"
+            )
+    return f": {'; '.join(found)}" if found else ""
 
 
-def rounds_in_turn(pairs: Sequence[Pair]) -> set[int]:
-    """The rounds in which nothing of another round began between the first cell and the last."""
-    began: dict[int, list[str]] = {}
-    for pair in pairs:
-        for row in (*pair.there, *pair.here):
-            began.setdefault(row.trial.round, []).append(row.result.started_at or "")
-    return {
-        number
-        for number, own in began.items()
-        if not any(
-            min(own) < moment < max(own)
-            for other, moments in began.items()
-            if other != number
-            for moment in moments
-        )
-    }
+def only_in(side: Side, pairs: Sequence[Pair]) -> list[str]:
+    """The labels of the cells that only one side has."""
+    known = {id(row) for pair in pairs for row in (*pair.there, *pair.here)}
+    labels = (
+        f"{row.trial.variant} b{row.trial.batch_size}" for row in side.rows if id(row) not in known
+    )
+    return list(dict.fromkeys(labels))

@@ -45,7 +45,10 @@ def add_fastest(cells: Sequence[Record]) -> None:
         )
         others = [rival for rival in rivals if rival is not cell]
         asked = others if cell["fastest"] else []
-        verdicts = judge_all([of_cells(cell, other) for other in asked])
+        # As many as pairs of rivals: which of them is the fastest was not known before.
+        pairs = len(rivals) * (len(rivals) - 1) // 2
+        contrasts = [of_cells(cell, other) for other in asked]
+        verdicts = judge_all(contrasts, comparisons=pairs or None)
         cell["as_fast"] = json.dumps(
             [
                 f"{other['variant']} b{other['batch_size']}"

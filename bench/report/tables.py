@@ -177,7 +177,9 @@ def _verdict(words: str, cells: list[Record]) -> str:
     same_batch = [
         plain
         for plain in plain_cells(cell, cells)
-        if plain["batch_size"] == cell["batch_size"] and plain is not cell and plain["rounds_ok"]
+        if plain["batch_size"] == cell["batch_size"]
+        and plain is not cell
+        and pd.notna(cell["speedup"])
     ]
     text = (
         f"Fastest {where(words)}: {cell['variant']} at batch {cell['batch_size']} "
