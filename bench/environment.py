@@ -17,6 +17,9 @@ import pynvml
 ROOT = Path(__file__).parent.parent
 """Where the packages are; in a checkout also the tests."""
 
+CODE = ("bench", "kernels", "unet")
+"""The folders there whose code is measured with."""
+
 COMPARABLE = (
     "device_name",
     "driver",
@@ -187,7 +190,7 @@ def _cpu_model() -> str:
     return _cpu_info("model name") or platform.processor() or platform.machine()
 
 
-def source_fingerprint(root: Path, folders: Sequence[str] = ("bench", "kernels", "unet")) -> str:
+def source_fingerprint(root: Path, folders: Sequence[str] = CODE) -> str:
     """Identifies the code in some folders, also in a copy that git knows nothing of.
 
     Returns:
@@ -211,10 +214,10 @@ def _blob(content: bytes) -> str:
 
 
 def _commit() -> tuple[str | None, bool | None]:
-    """The commit of the code that runs, and whether files differ from it; `None` outside git."""
+    """The commit of the code that runs, and whether its files differ; `None` outside git."""
     try:
         commit = _git("rev-parse", "HEAD", cwd=ROOT)
-        return commit, bool(_git("status", "--porcelain", cwd=ROOT))
+        return commit, bool(_git("status", "--porcelain", "--", *CODE, cwd=ROOT))
     except (OSError, subprocess.CalledProcessError):
         return None, None
 

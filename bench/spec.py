@@ -97,13 +97,16 @@ class SweepSpec:
         """All trials in the order they run.
 
         Rounds come one after the other, and in each the variants alternate within a batch size,
-        so that a drift of the machine meets all alike; each round begins with another variant.
+        so that a drift of the machine meets all alike. Every second round runs them backwards, so
+        that of two variants each comes first as often, and every two begin with another one.
         Batch sizes come as they were asked for, so that the most telling ones may be first.
         """
         trials = []
         for round_ in range(self.one("rounds")):
-            shift = round_ % len(self.variants)
+            shift = round_ // 2 % len(self.variants)
             variants = self.variants[shift:] + self.variants[:shift]
+            if round_ % 2:
+                variants = variants[::-1]
             for settings, seed, batch_size, axes in itertools.product(
                 self.settings(), self.grid["seed"], self.grid["batch_size"], variants
             ):

@@ -49,13 +49,21 @@ def has_settled(steps_s: Sequence[float]) -> bool | None:
         steps_s: Times of the latest steps, in order.
 
     Returns:
-        Whether the median of their later half lies no more than `SETTLED_PERCENT` below that of
-        their earlier half (of an odd number the middle one is left out); `None` for less than two.
+        Whether the median of their later half lies below that of their earlier half (of an odd
+        number the middle one is left out) by no more than `SETTLED_PERCENT`, or than twice the
+        standard error of that difference, by the median deviation of steps from the median of their
+        half; `None` for less than two steps.
     """
     half = len(steps_s) // 2
     if not half:
         return None
-    return median(steps_s[-half:]) >= (1 - SETTLED_PERCENT / 100) * median(steps_s[:half])
+    halves = steps_s[:half], steps_s[-half:]
+    earlier, later = map(median, halves)
+    deviation = median(abs(step_s - median(one)) for one in halves for step_s in one)
+    # Of normal noise, 1.4826 of its median deviation is its standard deviation, and a median has
+    # 1.2533 times the standard error of a mean.
+    error = 1.2533 * 1.4826 * deviation * math.sqrt(2 / half)
+    return earlier - later <= max(SETTLED_PERCENT / 100 * earlier, 2 * error)
 
 
 def t_probability(t: float, degrees: int) -> float:

@@ -147,13 +147,21 @@ def test_batch_sizes_come_in_the_order_given_and_variants_take_turns() -> None:
         (0, 4, "fp32"),
         (0, 4, "bf16"),
         (0, 4, "fp16"),
-        (1, 16, "bf16"),
         (1, 16, "fp16"),
+        (1, 16, "bf16"),
         (1, 16, "fp32"),
-        (1, 4, "bf16"),
         (1, 4, "fp16"),
+        (1, 4, "bf16"),
         (1, 4, "fp32"),
     ]
+
+
+def test_of_two_variants_each_comes_first_as_often_and_each_begins_rounds() -> None:
+    found = trials(load(variants="fp32,bf16,fp16,fp32+channels_last", batch_size="4", rounds="8"))
+    orders = [[one.variant for one in found if one.round == number] for number in range(8)]
+    assert {order[0] for order in orders} == set(orders[0])
+    for one, other in itertools.combinations(orders[0], 2):
+        assert sum(order.index(one) < order.index(other) for order in orders) == 4
 
 
 def test_more_rounds_and_batch_sizes_keep_the_keys_of_what_is_there() -> None:

@@ -74,7 +74,8 @@ def test_what_had_not_settled_is_told() -> None:
     calm = replace(rows[0], result=replace(rows[0].result, settled=True))
     assert [cell["settled"] for cell in cells(calm, restless)] == [False]
     assert any(
-        note.startswith("fp32 b4: warm-up ended at its cap") for note in notes_of([calm, restless])
+        note.startswith("fp32 b4: warm-up ended at its cap") and "in 1 of 2 rounds" in note
+        for note in notes_of([calm, restless])
     )
 
 

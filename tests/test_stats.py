@@ -352,6 +352,9 @@ def test_rounds_to_show_a_difference_are_enough_and_not_too_many(percent: int) -
         ([1.00, 1.00, 5.0, 0.97, 0.97], False),
         ([1.0, 1.0, 9.0, 1.0, 1.0, 1.0], True),  # medians: one slow step is no trend
         ([3.0, 1.0, 1.0, 1.0, 1.0, 1.0], True),
+        # A difference of 5 %, among steps that scatter by 10 % and among steps that do not.
+        ([1.0, 1.1, 0.9, 1.05, 1.0, 0.95, 1.05, 0.85, 0.95, 1.0], True),
+        ([1.0, 1.001, 0.999, 1.0, 1.0, 0.95, 0.951, 0.949, 0.95, 0.95], False),
     ],
 )
 def test_steps_have_settled_when_they_become_no_faster(

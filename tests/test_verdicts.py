@@ -10,16 +10,21 @@ import numpy as np
 import pytest
 
 from bench.journal import read
+from bench.report.contrast import Contrast, judge_all
 from tests.benchmarks.verdicts import (
     DELAYED,
+    GATE_CELLS,
     GATING_ROUNDS,
     PLANTED_PERCENT,
+    ROUNDS,
     VARIANT,
+    calls,
+    drawn_at_random,
     false_alarms,
     found_slower,
-    in_windows,
     pool,
     share_of,
+    windows,
 )
 
 ROWS = read(
@@ -46,15 +51,37 @@ def test_equal_processes_are_rarely_called_different(rounds: int) -> None:
     share = false_alarms(EQUAL, rounds)
     assert share.found <= 0.01
     assert share.high <= 0.01
-    called, windows = in_windows(EQUAL, rounds)
-    assert called <= 0.01 * windows
+
+
+@pytest.mark.parametrize("rounds", ROUNDS)
+def test_neither_are_those_that_ran_one_after_the_other(rounds: int) -> None:
+    two = windows(EQUAL, 2 * rounds)
+    assert (calls(two[:, 1::2] - two[:, ::2]) != 0).mean() <= 0.01
 
 
 def test_a_slowdown_of_5_percent_is_found_in_as_many_rounds_as_a_gate_has() -> None:
-    share = found_slower(SLOWED - EQUAL, GATING_ROUNDS)
+    share = found_slower(SLOWED - EQUAL, GATING_ROUNDS, GATE_CELLS)
     assert share.found >= 0.95
     assert share.low >= 0.95
-    assert found_slower(SLOWED - EQUAL, 5).found < share.found
+    in_order = calls(windows(SLOWED - EQUAL, GATING_ROUNDS), GATE_CELLS) < 0
+    assert in_order.mean() >= 0.95
+    assert found_slower(SLOWED - EQUAL, 5, GATE_CELLS).found < share.found
+
+
+@pytest.mark.parametrize("cells", [1, GATE_CELLS])
+@pytest.mark.parametrize("rounds", [5, 20])
+def test_what_is_called_is_what_the_reports_say(rounds: int, cells: int) -> None:
+    drawn = drawn_at_random(len(EQUAL), rounds)[:100]
+    for logs in ((SLOWED - EQUAL)[drawn], (EQUAL - SLOWED)[drawn], (EQUAL - SLOWED)[drawn] / 20):
+        words = [
+            verdict.word
+            for one in logs
+            for verdict in judge_all([Contrast(list(map(float, one)), "")], comparisons=cells)
+            if verdict
+        ]
+        expected = {1.0: "faster", -1.0: "slower"}
+        for word, called in zip(words, calls(logs, cells), strict=True):
+            assert (word if word in expected.values() else None) == expected.get(called)
 
 
 def test_a_bound_is_wider_where_few_processes_decide() -> None:

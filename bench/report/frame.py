@@ -134,11 +134,12 @@ def _cell(group: pd.DataFrame, medians: Sequence[str]) -> Record:
     told = compilation.of_rounds(good)
     if cell["slowdown"] is not None and cell["slowdown"] > BUSY:
         told["flags"] = "; ".join(filter(None, (told["flags"], BUSY_FLAG)))
-    settled = list(good["settled"].dropna())
+    told_settled = list(good["settled"].dropna())
     return cell | {
         **_rates(good),
         **told,
-        "settled": all(settled) if settled else None,
+        "settled": all(told_settled) if told_settled else None,
+        "rounds_unsettled": told_settled.count(False),
         "commit": _commits(group["commit"]),
         "dirty": _any(group["dirty"]),
         "status": worst,

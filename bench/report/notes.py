@@ -107,8 +107,12 @@ def caution_notes(cells: list[Record]) -> list[str]:
         for flags, labels in _grouped([cell for cell in cells if cell["flags"]], _flags)
     ]
     if unsettled := [cell for cell in cells if cell["settled"] is False]:
+        count, rounds = (
+            sum(cell[name] for cell in unsettled) for name in ("rounds_unsettled", "rounds_ok")
+        )
         found.append(
-            f"{names(unsettled)}: warm-up ended at its cap, before step times had settled."
+            f"{names(unsettled)}: warm-up ended at its cap, before step times had settled, in "
+            f"{count} of {rounds} rounds."
         )
     return [*found, *_commit_notes(cells), *_compilation_notes(cells), *_failure_notes(cells)]
 

@@ -7,10 +7,13 @@
 process in turn. `judge` draws comparisons from these processes: of the variant with itself, where
 any difference that is called is a false alarm, and with the slowed one.
 
-Comparisons share processes, so that they depend on each other. How often something is called is a
-U-statistic of the pool; its standard error is found by leaving out one process (or one round) after
-the other (the jackknife; Arvesen, Annals of Mathematical Statistics 40, 1969). A confidence bound
-lies 1.645 of these errors beyond what was found, and 3 draws in all of them farther.
+Comparisons at random tell whether verdicts stand the way in which processes scatter; those of
+consecutive processes, as a user would make them, also whether they stand its ups and downs. Both
+share processes, so that they depend on each other. How often something is called is a U-statistic
+of the pool; its standard error is found by leaving out one process (or one round) after the other
+(the jackknife; Arvesen, Annals of Mathematical Statistics 40, 1969), which with draws at random
+rather errs to the safe side. A confidence bound lies 1.645 of these errors beyond what was found,
+and 3 draws in all of them farther. Windows of consecutive processes overlap, and have no bound.
 """
 
 import math
@@ -26,15 +29,17 @@ from rich.console import Console
 
 from bench import journal, spec, sweep
 from bench.display import make_display
-from bench.report.contrast import Contrast, judge_all
+from bench.report.contrast import MARGIN
+from bench.stats import ALPHA, LEVEL, t_quantile
 
 PLANTED_PERCENT = 5
 """So much longer a step takes that was slowed down."""
 
-GATING_ROUNDS = int(spec.load("gate", {}).one("rounds"))
+GATE = spec.load("gate", {})
+GATING_ROUNDS, GATE_CELLS = int(GATE.one("rounds")), len(GATE.variants)
 """As many as a gate has by default."""
 
-DRAWS = 20_000
+DRAWS = 300_000
 """Comparisons for each number of rounds."""
 
 ROUNDS = (5, 6, 7, 8, 10, 12, 15, 20, 30)
@@ -117,54 +122,60 @@ def share_of(hits: np.ndarray, drawn: np.ndarray, pool: int) -> Share:
     np.put_along_axis(inside, drawn, values=True, axis=1)
     found = float(hits.mean())
     without = np.array([hits[~inside[:, k]].mean() for k in range(pool)])
-    jackknife = (pool - 1) / pool * ((without - without.mean()) ** 2).sum()
-    # What the draws, being random, add to that by themselves, and then to the share itself.
-    size = drawn.shape[1]
-    chance = found * (1 - found) / len(hits)
-    variance = max(0.0, jackknife - chance * (pool - 1) * size / (pool - size)) + chance
+    variance = (pool - 1) / pool * ((without - without.mean()) ** 2).sum()
     reach = 1.645 * math.sqrt(variance) + 3 / len(hits)
     return Share(found, max(0.0, found - reach), min(1.0, found + reach))
 
 
-def word(logs: np.ndarray) -> str:
-    """The verdict on one cell, held to the floor of its own rounds."""
-    (verdict,) = judge_all([Contrast([float(log) for log in logs], "", None)])
-    assert verdict is not None
-    return verdict.word
+def calls(logs: np.ndarray, comparisons: int = 1) -> np.ndarray:
+    """What is called of each comparison, held to the floor of its own rounds.
+
+    The same as `bench.report.contrast.judge_all` says, for many at a time.
+
+    Args:
+        logs: Log ratios of shape (comparisons, rounds).
+        comparisons: So many cells are judged together, of which this is one.
+
+    Returns:
+        1 for faster, -1 for slower, 0 for anything else.
+    """
+    rounds = logs.shape[1]
+    means, errors = logs.mean(axis=1), logs.std(axis=1, ddof=1) / math.sqrt(rounds)
+    reach = errors * t_quantile(1 - ALPHA / comparisons, rounds - 1)
+    floor = errors * t_quantile(LEVEL, rounds - 1)
+    same = (np.abs(means) + reach <= math.log1p(MARGIN)) & (floor <= math.log1p(MARGIN))
+    differs = (np.abs(means) > reach) & (np.abs(means) > floor) & ~same
+    return np.where(differs, np.sign(means), 0.0)
+
+
+def drawn_at_random(pool: int, size: int) -> np.ndarray:
+    """Indices without repetition, of shape (DRAWS, size)."""
+    ordered = np.tile(np.arange(pool, dtype=np.uint16), (DRAWS, 1))
+    return np.random.default_rng(size).permuted(ordered, axis=1)[:, :size]
 
 
 def false_alarms(logs: np.ndarray, rounds: int) -> Share:
     """Of equal cells, from processes drawn at random."""
-    random = np.random.default_rng(rounds)
-    drawn = random.random((DRAWS, len(logs))).argsort(axis=1)[:, : 2 * rounds]
-    differences = logs[drawn[:, :rounds]] - logs[drawn[:, rounds:]]
-    hits = np.array([word(one) in ("faster", "slower") for one in differences])
+    drawn = drawn_at_random(len(logs), 2 * rounds)
+    hits = calls(logs[drawn[:, :rounds]] - logs[drawn[:, rounds:]]) != 0
     return share_of(hits, drawn, len(logs))
 
 
-def found_slower(logs: np.ndarray, rounds: int) -> Share:
+def found_slower(logs: np.ndarray, rounds: int, comparisons: int) -> Share:
     """Of cells that were slowed down, from rounds drawn at random.
 
     Args:
         logs: Of the slowed one's rate to the other's, one a round.
         rounds: Of a comparison.
+        comparisons: See `calls`.
     """
-    random = np.random.default_rng(rounds)
-    drawn = random.random((DRAWS, len(logs))).argsort(axis=1)[:, :rounds]
-    hits = np.array([word(one) == "slower" for one in logs[drawn]])
-    return share_of(hits, drawn, len(logs))
+    drawn = drawn_at_random(len(logs), rounds)
+    return share_of(calls(logs[drawn], comparisons) < 0, drawn, len(logs))
 
 
-def in_windows(logs: np.ndarray, rounds: int) -> tuple[int, int]:
-    """False alarms among equal cells, from processes in the order they ran.
-
-    Returns:
-        Of cells measured in turn: how many, and of how many windows, which overlap.
-    """
-    starts = range(len(logs) - 2 * rounds + 1)
-    windows = [logs[start : start + 2 * rounds] for start in starts]
-    called = [word(one[1::2] - one[::2]) in ("faster", "slower") for one in windows]
-    return sum(called), len(called)
+def windows(logs: np.ndarray, size: int) -> np.ndarray:
+    """All that are consecutive, of shape (windows, size)."""
+    return np.lib.stride_tricks.sliding_window_view(logs, size)
 
 
 def pool(rows: Sequence[journal.Row]) -> tuple[np.ndarray, np.ndarray]:
@@ -182,21 +193,33 @@ def judge(folder: Path) -> None:
     equal, slowed = pool(rows)
     first, last = (datetime.fromisoformat(str(rows[k].result.started_at)) for k in (0, -1))
     minutes = (last - first).total_seconds() / 60 / (len(equal) - 1)
+    environment = rows[0].environment
     spread = 100 * (slowed - equal).std(ddof=1)
-    print(  # noqa: T201 (a program)
+    lines = [
         f"{len(equal)} processes of {VARIANT}, {len(slowed)} slowed down by {PLANTED_PERCENT} % in "
-        f"each step, on {rows[0].environment['device_name']}, torch {rows[0].environment['torch']}."
-        f"\nRatio found: {math.exp((slowed - equal).mean()):.4f} "
+        f"each step, on {environment['device_name']}, torch {environment['torch']}.",
+        f"Ratio found: {math.exp((slowed - equal).mean()):.4f} "
         f"(1 / {1 + PLANTED_PERCENT / 100:.2f} = {1 / (1 + PLANTED_PERCENT / 100):.4f}). "
-        f"Ratios of one round scatter by {spread:.1f} %.\n\n"
-        "rounds  minutes  equal: called different      in order    slowed: called slower"
-    )
+        f"Ratios of one round scatter by {spread:.1f} %.",
+        "",
+        f"Minutes are those of two cells; a gate judges {GATE_CELLS} cells together.",
+        "",
+        "rounds  minutes  equal, called different          slowed, called slower: one cell         "
+        "one of a gate's cells",
+        "                 at random          in order      at random               in order      "
+        "  at random               in order",
+    ]
     for rounds in ROUNDS:
-        called, windows = in_windows(equal, rounds)
-        print(  # noqa: T201
-            f"{rounds:6}  {rounds * minutes:7.1f}  {false_alarms(equal, rounds)}"
-            f"  {called:3} of {windows:3}  {found_slower(slowed - equal, rounds)}"
-        )
+        two = windows(equal, 2 * rounds)
+        alarms = calls(two[:, 1::2] - two[:, ::2]) != 0
+        text = f"{rounds:6}  {rounds * minutes:7.1f}  {false_alarms(equal, rounds)}"
+        text += f"  {alarms.sum():2} of {len(alarms):2}"
+        for cells in (1, GATE_CELLS):
+            share = found_slower(slowed - equal, rounds, cells)
+            found = calls(windows(slowed - equal, rounds), cells) < 0
+            text += f"   {share}  {found.sum():2} of {len(found):2}"
+        lines.append(text)
+    print("\n".join(lines))  # noqa: T201 (a program)
 
 
 def main() -> None:
