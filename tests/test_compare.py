@@ -1,23 +1,30 @@
-"""`compare`: verdicts on cells, what cannot be compared, gates and exit codes."""
+"""`compare`: verdicts on cells, and what cannot be compared."""
 
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from bench.journal import FILE_NAME, Row
+from bench.journal import Row
 from bench.report.compare import compare
 from bench.report.sides import Side, by_variant
 from bench.trial import Status
 from tests.commands import main
+from tests.comparing import (
+    BASE,
+    OTHER,
+    SLOWER,
+    busy,
+    in_seeds,
+    lines,
+    only,
+    run_compare,
+    with_memory,
+    write,
+)
 from tests.report_rows import (
-    GIB,
     NEAR,
     at_minutes,
     failed,
@@ -29,37 +36,12 @@ from tests.report_rows import (
 )
 
 Capture = pytest.CaptureFixture[str]
-
-BASE = in_rounds("fp32", 4, 100) + in_rounds("bf16", 4, 200)
-SLOWER = in_rounds("fp32", 4, 100) + in_rounds("bf16", 4, 180)
-OTHER = (0.999, 1.001, 1.003, 0.997, 1.002, 0.998, 1.0, 1.001, 0.999, 1.002)
-"""Other ten rounds of as calm a machine."""
-
-
-def lines(there: Sequence[Row], here: Sequence[Row], margin: float = 0.02) -> list[dict[str, Any]]:
-    return page_lines(compare(Side("A", there), Side("B", here), margin).page)
-
-
-def only(there: Sequence[Row], here: Sequence[Row], margin: float = 0.02) -> dict[str, Any]:
-    (line,) = lines(there, here, margin)
-    return line
-
-
-def write(folder: Path, rows: Sequence[Row]) -> str:
-    folder.mkdir()
-    (folder / FILE_NAME).write_text("".join(row.to_line() for row in rows))
-    return str(folder)
+Run = Callable[..., tuple[object, str, str]]
 
 
 @pytest.fixture
-def run(tmp_path: Path, capsys: Capture) -> Any:
-    """Runs `compare` on rows that are written to two folders, with options."""
-
-    def run(there: Sequence[Row], here: Sequence[Row], *options: str) -> tuple[object, str, str]:
-        folders = [write(tmp_path / "a", there), write(tmp_path / "b", here)]
-        return main(["compare", *folders, *options], capsys)
-
-    return run
+def run(tmp_path: Path, capsys: Capture) -> Run:
+    return partial(run_compare, tmp_path, capsys)
 
 
 # Verdicts.
@@ -120,36 +102,12 @@ def test_the_margin_is_the_user_s() -> None:
     assert only(there, here, 0.001)["ratio_verdict"] == "inconclusive"
 
 
-def with_memory(rows: Sequence[Row], gib: float) -> list[Row]:
-    """With another peak, of which each round has a little more."""
-    return [
-        replace(
-            row,
-            result=replace(
-                row.result,
-                memory={"peak_bytes": int((gib + number / 1000) * GIB)},
-                monitor=[{**sample, "rss_anon_bytes": 0} for sample in row.result.monitor],
-            ),
-        )
-        for number, row in enumerate(rows)
-    ]
-
-
 @pytest.mark.parametrize(("gib", "word"), [(2.2, "more"), (1.8, "less"), (2.0, "same")])
 def test_memory_is_judged_too(gib: float, word: str) -> None:
     base = in_rounds("fp32", 4, 100)
     line = only(with_memory(base, 2.0), with_memory(base, gib))
     assert line["memory_ratio_verdict"] == word
     assert line["memory_ratio"] == pytest.approx(gib / 2, rel=0.01)
-
-
-def in_seeds(mse: float, shape: Sequence[float] = NEAR) -> list[Row]:
-    """One round of each seed."""
-    return [
-        row
-        for seed, factor in enumerate(shape)
-        for row in in_rounds("fp32", 4, 100, [1], seed=seed, final_mse=mse * factor)
-    ]
 
 
 @pytest.mark.parametrize(("mse", "word"), [(110, "worse"), (90, "better"), (100.1, "same")])
@@ -234,12 +192,6 @@ def test_a_round_that_was_measured_again_later_does_not_count() -> None:
     assert any(
         "1 of 10 rounds of cells were not measured in turn" in note for note in found.page.notes
     )
-
-
-def busy(rows: Sequence[Row]) -> list[Row]:
-    """The same, but something ran beside them."""
-    steps_s = [[0.1, 0, 0, 0]] * 4 + [[9, 0, 0, 0], [0.1, 0, 0, 0]]
-    return [replace(row, result=replace(row.result, step_phase_s=steps_s)) for row in rows]
 
 
 def test_nothing_is_concluded_from_a_flagged_cell() -> None:
@@ -328,7 +280,7 @@ def test_two_variants_of_a_folder_are_compared_cell_by_cell(
     assert "2 cells: 1 faster, 1 slower" in compare(there, here, 0.02).page.verdict
 
 
-def test_two_folders_are_compared_variant_by_variant(run: Any) -> None:
+def test_two_folders_are_compared_variant_by_variant(run: Run) -> None:
     code, out, _ = run(BASE, SLOWER)
     assert code == 0
     assert "2 cells: 1 same, 1 slower" in " ".join(out.split())
@@ -354,7 +306,7 @@ def test_the_number_of_cells_is_corrected_for() -> None:
 
 
 def test_another_environment_is_refused_by_its_key_unless_it_is_ignored(
-    run: Any, capsys: Capture
+    run: Run, capsys: Capture
 ) -> None:
     here = in_environment(SLOWER, torch="2.16.0")
     code, out, error = run(BASE, here)
@@ -365,7 +317,7 @@ def test_another_environment_is_refused_by_its_key_unless_it_is_ignored(
 
 
 @pytest.mark.parametrize("key", ["torch", "environment.torch"])
-def test_what_is_ignored_is_printed(key: str, run: Any) -> None:
+def test_what_is_ignored_is_printed(key: str, run: Run) -> None:
     code, out, _ = run(BASE, in_environment(SLOWER, torch="2.16.0"), "--ignore", key)
     assert code == 0
     assert "Ignored: environment.torch is '2.15.0'" in " ".join(out.split())
@@ -384,7 +336,7 @@ def test_what_is_ignored_is_printed(key: str, run: Any) -> None:
         (["--variants", "fp32", "bf16"], "expected one folder beside --variants"),
     ],
 )
-def test_mistakes_are_told_in_one_line(options: list[str], expected: str, run: Any) -> None:
+def test_mistakes_are_told_in_one_line(options: list[str], expected: str, run: Run) -> None:
     code, out, error = run(BASE, SLOWER, *options)
     assert (code, out) == (2, "")
     assert expected in error
@@ -407,7 +359,7 @@ def test_variants_that_are_not_there_are_named(
 
 
 def test_folders_that_share_no_cell_or_are_no_folders_are_refused(
-    run: Any, tmp_path: Path, capsys: Capture
+    run: Run, tmp_path: Path, capsys: Capture
 ) -> None:
     code, _, error = run(BASE, in_rounds("fp32", 16, 100) + in_rounds("bf16", 16, 100))
     assert code == 2
@@ -428,145 +380,14 @@ def test_what_differs_is_named_where_there_is_no_common_cell() -> None:
         lines(in_rounds("fp32", 4, 100), small)
 
 
-def test_a_journal_without_rows_is_refused(run: Any) -> None:
+def test_a_journal_without_rows_is_refused(run: Run) -> None:
     code, _, error = run(BASE, [])
     assert code == 2
     assert "the journal holds no rows yet" in error
 
 
-def test_all_that_differs_is_named_at_once(run: Any) -> None:
+def test_all_that_differs_is_named_at_once(run: Run) -> None:
     here = in_environment(SLOWER, torch="2.16.0", python="3.13.0")
     code, _, error = run(BASE, here)
     assert code == 2
     assert "--ignore environment.torch --ignore environment.python does so" in error
-
-
-# Gates.
-
-
-def test_a_gate_within_the_margin_is_a_gate(run: Any) -> None:
-    there, here = in_rounds("fp32", 4, 100), in_rounds("fp32", 4, 98.5, OTHER)
-    assert only(there, here)["ratio_verdict"] == "same"  # within 2 %
-    code, out, _ = run(there, here, "--fail-if-slower", "1%")
-    assert code == 1
-    assert "fp32 b4 has 1.5% worse images_per_s, same" in " ".join(out.split())
-
-
-@pytest.mark.parametrize("how", ["not in turn", "flagged", "too noisy a machine", "drift"])
-def test_no_gate_holds_by_what_nothing_is_concluded_from(how: str, run: Any) -> None:
-    there, here = in_rounds("fp32", 4, 100), in_rounds("fp32", 4, 100, OTHER)
-    more: list[str] = []
-    if how == "flagged":
-        here = busy(here)
-    elif how == "too noisy a machine":
-        loud = noise_description(0.3)
-        there, here = in_environment(there, noise=loud), in_environment(here, noise=loud)
-    else:
-        there, here = at_minutes(there, 0), at_minutes(here, 100)
-        more = ["--drift", "10%"] if how == "drift" else []
-    code, out, _ = run(there, here, "--fail-if-slower", "5%", "--strict", *more)
-    assert code == 3
-    assert "Not shown: --fail-if-slower 5%: fp32 b4" in out
-
-
-def test_a_cell_that_was_not_measured_in_b_leaves_gates_undecided(run: Any) -> None:
-    code, out, _ = run(BASE, BASE[:10], "--fail-if-slower", "5%", "--strict")
-    assert code == 3
-    assert "Not shown: bf16 b4 was not measured in B" in out
-
-
-def test_what_neither_side_can_do_leaves_nothing_undecided(run: Any) -> None:
-    cannot = [of_today("tf32", 4, failed(Status.UNSUPPORTED), round=k) for k in range(10)]
-    there, here = in_rounds("fp32", 4, 100), in_rounds("fp32", 4, 100, OTHER)
-    code, _, _ = run(there + cannot, here + cannot, "--fail-if-slower", "5%", "--strict")
-    assert code == 0
-
-
-def test_what_was_interrupted_breaks_no_gate(run: Any) -> None:
-    here = in_rounds("fp32", 4, 100, OTHER)
-    here[9] = of_today("fp32", 4, failed(Status.INTERRUPTED), round=9)
-    code, _, _ = run(in_rounds("fp32", 4, 100), here, "--fail-if-slower", "5%", "--strict")
-    assert code == 0
-
-
-def test_what_crashed_now_and_then_before_may_not_vanish(run: Any) -> None:
-    there = in_rounds("fp32", 4, 100)
-    there[2] = of_today("fp32", 4, failed(Status.CRASH), round=2)
-    here = [of_today("fp32", 4, failed(Status.OOM), round=number) for number in range(10)]
-    code, _, _ = run(there, here, "--fail-if-slower", "5%")
-    assert code == 1
-
-
-def test_a_reader_that_goes_away_does_not_open_the_gate(tmp_path: Path) -> None:
-    folders = [write(tmp_path / "a", BASE), write(tmp_path / "b", SLOWER)]
-    command = [sys.executable, "-m", "bench", "compare", *folders, "--fail-if-slower", "5%"]
-    reader, writer = os.pipe()
-    os.close(reader)
-    done = subprocess.run([*command, "--format", "json"], stdout=writer, check=False)
-    os.close(writer)
-    assert done.returncode == 1
-
-
-def test_a_gate_fails_where_a_shown_difference_reaches_it(run: Any) -> None:
-    code, out, _ = run(BASE, SLOWER, "--fail-if-slower", "5%")
-    assert code == 1
-    assert "Failed: --fail-if-slower 5%: bf16 b4 has 10." in " ".join(out.split())
-
-
-@pytest.mark.parametrize("limit", ["12%", "20"])
-def test_a_gate_holds_where_the_difference_is_shown_to_be_smaller(limit: str, run: Any) -> None:
-    code, out, _ = run(BASE, SLOWER, "--fail-if-slower", limit, "--strict")
-    assert code == 0
-    assert "Failed" not in out
-
-
-@pytest.mark.parametrize(("more", "expected"), [([], 0), (["--strict"], 3)])
-def test_a_gate_that_cannot_be_decided_is_only_told_unless_strict(
-    more: list[str], expected: int, run: Any
-) -> None:
-    wild = [1, 1.3, 0.7, 1.2, 0.8, 1.1, 0.9, 1, 1.4, 0.6]
-    there, here = in_rounds("fp32", 4, 100), in_rounds("fp32", 4, 100, wild)
-    code, out, _ = run(there, here, "--fail-if-slower", "5%", *more)
-    assert code == expected
-    assert "inconclusive (too noisy)" in out
-
-
-@pytest.mark.parametrize(("shape", "expected"), [(OTHER, 0), (OTHER[:3], 3)])
-def test_strict_tells_inconclusive_speeds(shape: Sequence[float], expected: int, run: Any) -> None:
-    code, _, _ = run(in_rounds("fp32", 4, 100), in_rounds("fp32", 4, 120, shape), "--strict")
-    assert code == expected
-
-
-def test_memory_and_quality_have_gates_of_their_own(run: Any) -> None:
-    there = with_memory(in_seeds(100), 2.0)
-    here = with_memory(in_seeds(105, OTHER), 2.2)
-    gates = ("--fail-if-slower", "5%", "--fail-if-more-memory", "3%", "--fail-if-mse-worse", "2%")
-    code, out, _ = run(there, here, *gates)
-    assert code == 1
-    text = " ".join(out.split())
-    assert "--fail-if-more-memory 3%: fp32 b4 has 10.0% worse peak_memory_gib, more" in text
-    assert "--fail-if-mse-worse 2%: fp32 b4 has 5.0% worse final_mse, worse" in text
-    assert "Failed: --fail-if-slower" not in text
-
-
-def test_what_is_better_fails_no_gate(run: Any) -> None:
-    there = with_memory(in_seeds(100), 2.0)
-    here = with_memory(in_seeds(90, OTHER), 1.8)
-    gates = ("--fail-if-more-memory", "3%", "--fail-if-mse-worse", "2%", "--strict")
-    code, _, _ = run(there, here, *gates)
-    assert code == 0
-
-
-def test_a_cell_that_no_longer_ends_well_fails_every_gate(run: Any) -> None:
-    here = [of_today("fp32", 4, failed(Status.OOM), round=number) for number in range(10)]
-    code, out, _ = run(in_rounds("fp32", 4, 100), here, "--fail-if-mse-worse", "2%")
-    assert code == 1
-    assert "fp32 b4 ended oom in B, and well in A" in " ".join(out.split())
-
-
-@pytest.mark.parametrize("style", ["csv", "md", "json"])
-def test_gates_do_not_get_into_what_a_script_reads(style: str, run: Any) -> None:
-    code, out, error = run(BASE, SLOWER, "--fail-if-slower", "5%", "--format", style)
-    assert code == 1
-    assert "Failed" not in out
-    assert "Failed: --fail-if-slower 5%" in error
