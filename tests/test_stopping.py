@@ -57,7 +57,7 @@ def test_intervals_cover_the_truth_also_when_measuring_stops_as_they_become_narr
 ) -> None:
     random = np.random.default_rng(0)
     covered = []
-    for _ in range(3000):
+    for _ in range(2000):
         logs = list(random.normal(0, 0.02, 30))
         rounds = LEAST_ROUNDS
         while rounds < 30 and estimate(logs[:rounds]).width >= target:
@@ -76,12 +76,14 @@ def run(folder: Path, **asked: Any) -> tuple[Recorder, Run]:
 
 
 def test_a_sweep_stops_when_its_intervals_are_narrow_or_its_rounds_or_its_time_are_over(
-    tmp_path: Path, capsys: Capture
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(stopping, "LEAST_ROUNDS", 3)  # each takes seconds
+    monkeypatch.setattr(stopping, "CONFIRMING_ROUNDS", 1)
     folder = tmp_path / "out"
     recorder, found = run(folder, ci_width="90%", sleep_ms=5)
     assert found.stopped_by is Stop.CI_WIDTH
-    assert LEAST_ROUNDS + CONFIRMING_ROUNDS <= found.rounds == len(recorder.rows) < 30
+    assert 3 + 1 <= found.rounds == len(recorder.rows) < 30
     assert found.widest is not None
     assert found.widest < 0.9
     assert found.sentence in recorder.notes

@@ -11,6 +11,7 @@ import pytest
 
 from bench.journal import read
 from bench.report.contrast import Contrast, judge_all
+from tests.benchmarks import verdicts
 from tests.benchmarks.verdicts import (
     DELAYED,
     GATE_CELLS,
@@ -26,6 +27,12 @@ from tests.benchmarks.verdicts import (
     share_of,
     windows,
 )
+
+
+@pytest.fixture(autouse=True)
+def _fewer_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verdicts, "DRAWS", 100_000)
+
 
 ROWS = read(
     Path(__file__).parent.parent / "results/2026-11-25_amd-epyc-2-cores_torch-2.14.1_verdicts"

@@ -153,8 +153,14 @@ def compare(
         figure: judge_all(found, margin, figure.words, figure.unit)
         for figure, found in contrasts.items()
     }
+    cells = [*_cells(pair.there for pair in pairs), *_cells(pair.here for pair in pairs)]
+    flagged = {
+        (cell["variant"], cell["batch_size"], cell["settings"]) for cell in cells if cell["flags"]
+    }
     verdicts[SPEED] = [
-        verdict.withheld("flagged") if verdict and _flagged(pair) else verdict
+        verdict.withheld("flagged")
+        if verdict and flagged & {_place(pair.there[0]), _place(pair.here[0])}
+        else verdict
         for verdict, pair in zip(verdicts[SPEED], pairs, strict=True)
     ]
     lines = [
@@ -175,11 +181,11 @@ def compare(
                 (undecided if told is None else failed).append(text)
     gone = only_in(there, pairs)
     undecided += [f"{name} was not measured in B" for name in gone if gates]
-    notes += [_not_in_turn(pairs, drift)] if _not_in_turn(pairs, drift) else []
+    notes += filter(None, [_not_in_turn(pairs, drift)])
     for side in (there, here):
         if names := only_in(side, pairs):
             notes.append(f"Only in {side.name}: {', '.join(names)}.")
-    notes += caution_notes(_cells(pairs))
+    notes += caution_notes(cells)
     return Comparison(
         _page(there, here, lines, notes),
         failed,
@@ -237,15 +243,13 @@ def _not_in_turn(pairs: Sequence[Pair], drift: float | None) -> str:
     return f"{text}. Measure both in turn (see README), or tell by --drift what it can be."
 
 
-def _flagged(pair: Pair) -> bool:
-    """Whether nothing may be concluded from its speed."""
-    return any(cell["flags"] for cell in _cells([pair]))
+def _cells(rows: Iterable[Sequence[Row]]) -> list[Record]:
+    """The cells of a side, as in its own table."""
+    return records(cell_frame([row for cell in rows for row in cell]))
 
 
-def _cells(pairs: Sequence[Pair]) -> list[Record]:
-    """The cells of both sides, as in their own tables."""
-    sides = [row for pair in pairs for row in pair.there], [r for pair in pairs for r in pair.here]
-    return [cell for rows in sides for cell in records(cell_frame(rows))]
+def _place(row: Row) -> tuple[str, int, str]:
+    return row.trial.variant, row.trial.batch_size, json.dumps(dict(row.trial.settings))
 
 
 def _quality(pair: Pair) -> list[float]:
