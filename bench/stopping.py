@@ -15,7 +15,8 @@ FILE_NAME = "runs.jsonl"
 
 CONFIRMING_ROUNDS = 2
 """So many more are measured when intervals have become narrow enough. Who stops at once stops where
-the scatter happens to be small: intervals at 95 % then cover 92 %, with these 93.5 % and more."""
+the scatter happens to be small: intervals at 95 % then cover 92 %, with these 93 % and more; see
+tests/test_stopping.py."""
 
 
 class Stop(StrEnum):
