@@ -15,7 +15,7 @@ from unet.checkpointing import checkpoint_blocks
 from unet.model import UNet, UNetConfig
 from unet.variant import Checkpointing, MemoryFormat, Precision, Variant
 
-RECOMPUTING = [Checkpointing.BLOCKS, Checkpointing.HIGH_RES]
+RECOMPUTING = [Checkpointing.BLOCKS, Checkpointing.HIGH_RES, Checkpointing.LEAN]
 
 
 @pytest.fixture(autouse=True)

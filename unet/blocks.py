@@ -86,14 +86,18 @@ class UpBlock(nn.Module):
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         """Maps (N, in_channels, h, w) and a skip (N, out_channels, H, W) to the skip's shape."""
-        x = self.reduce(x)
-        # CUDA autocast would interpolate in fp32, and the concatenation then promote the skip and
-        # itself to fp32. The mean of four values needs no more than the precision they come in.
-        with torch.autocast(x.device.type, enabled=False):
-            size = (skip.shape[-2], skip.shape[-1])
-            if self.upsampling == "bilinear":
-                x = _Bilinear.apply(x, size)
-            else:
-                x = F.interpolate(x, size, mode=self.upsampling)
+        x = self.upsample(self.reduce(x), skip.shape[-2:])
         merged: Tensor = self.convs(torch.cat((skip, x), dim=1))
         return merged
+
+    def upsample(self, x: Tensor, size: tuple[int, ...]) -> Tensor:
+        """Interpolates (N, C, h, w) to (N, C, *size), in the precision it comes in.
+
+        CUDA autocast would interpolate in fp32, and the concatenation then promote the skip and
+        itself to fp32. The mean of four values needs no more than what they come in.
+        """
+        with torch.autocast(x.device.type, enabled=False):
+            height, width = size
+            if self.upsampling == "bilinear":
+                return _Bilinear.apply(x, (height, width))
+            return F.interpolate(x, (height, width), mode=self.upsampling)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from unet.lean import make_lean
 from unet.model import UNet
 from unet.variant import Checkpointing
 
@@ -26,6 +27,9 @@ def checkpoint_blocks(model: UNet, checkpointing: Checkpointing) -> None:
         checkpointing: Which of its blocks: all, those at the upper half of the levels, or none.
     """
     if checkpointing is Checkpointing.NONE:
+        return
+    if checkpointing is Checkpointing.LEAN:
+        make_lean(model)
         return
     blocks: list[nn.Module] = [*model.down, model.bottleneck, *model.up]
     if checkpointing is Checkpointing.HIGH_RES:

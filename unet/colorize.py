@@ -57,7 +57,7 @@ class ColorizationTask:
         axes: The variant.
         settings: As in `unet.workload.Colorization.settings`.
         batch_size: Frames per step, also in evaluation.
-        handle: `path` of the frames.
+        handle: `path` of the frames; empty for a task that is only given examples.
         device: Torch's name of the device.
     """
 
@@ -73,7 +73,11 @@ class ColorizationTask:
         self.variant = Variant.from_axes(axes)
         self.device = torch.device(device)
         self.batch_size = batch_size
-        self.frames = np.load(str(handle["path"]), mmap_mode="r")
+        self.image_size = int(settings["image_size"])
+        if handle:
+            self.frames = np.load(str(handle["path"]), mmap_mode="r")
+        else:
+            self.frames = np.empty((0, self.image_size, self.image_size, 3), np.uint8)
         self.train, self.validation = split(settings, len(self.frames))
 
         flags = set_flags(self.variant)
@@ -102,6 +106,11 @@ class ColorizationTask:
     def load(self, indices: np.ndarray) -> Batch:
         """Training frames `indices` as a batch: L and ab of the same frames."""
         return self._batch(self.train[indices])
+
+    def example(self) -> Batch:
+        """A batch as `load` makes it, of black frames; needs no data."""
+        side = self.image_size
+        return self._convert(torch.zeros((self.batch_size, side, side, 3), dtype=torch.uint8))
 
     def forward(self, batch: Batch) -> Tensor:
         """Mean squared error of the scaled ab, in fp32.
@@ -169,7 +178,10 @@ class ColorizationTask:
         torch.cuda.empty_cache()
 
     def _batch(self, frames: np.ndarray) -> Batch:
-        pixels = torch.from_numpy(self.frames[frames])
+        return self._convert(torch.from_numpy(self.frames[frames]))
+
+    def _convert(self, pixels: Tensor) -> Batch:
+        """uint8 RGB of shape (N, H, W, 3) in the host's memory to a batch."""
         if self.device.type == "cuda":
             # From pageable memory the host may wait for the copy, whatever `non_blocking` says.
             pixels = pixels.pin_memory()

@@ -95,7 +95,7 @@ class UNet(nn.Module):
             x, skip = down(x)
             skips.append(skip)
         x = self.bottleneck(x)
-        for up, skip in zip(self.up, reversed(skips), strict=True):
-            x = up(x, skip)
+        for up in self.up:
+            x = up(x, skips.pop())
         prediction: Tensor = self.head(x)
         return prediction

@@ -42,11 +42,12 @@ class Compile(StrEnum):
 
 
 class Checkpointing(StrEnum):
-    """Which blocks forget what they computed, and compute it again for the backward pass."""
+    """What is forgotten once it is used, and computed again for the backward pass."""
 
     NONE = "none"
     BLOCKS = "blocks"  # every block
     HIGH_RES = "high-res"  # those of the upper half of the levels, which hold most of the memory
+    LEAN = "lean"  # all but the convolutions: what is dear is kept, what is cheap made again
 
 
 class Optimizer(StrEnum):
