@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 
-import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.nn.modules.module import (
@@ -67,7 +66,12 @@ def trace(build: Callable[[], Any]) -> Trace:
         build: Makes the task; called in a mode where tensors are fake. See `bench.workload.Task`,
             of which `example` takes the place of `load`.
     """
-    with _no_collection(), _converting(), FakeTensorMode(allow_non_fake_inputs=True), _Recorder() as recorder:
+    with (
+        _no_collection(),
+        _converting(),
+        FakeTensorMode(allow_non_fake_inputs=True),
+        _Recorder() as recorder,
+    ):
         ends = []
         task = build()
         ends.append(recorder.end(PHASES[0]))

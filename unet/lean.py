@@ -5,6 +5,9 @@ int64 indices, upsampling and concatenation are a few operations a number, where
 3x3 convolution gives took thousands. So a convolution keeps how to make its input again, from other
 convolutions' outputs, in the place of the input. Nothing is convolved twice.
 
+Eagerly, autograd functions do it, one for each kind of what stands before a convolution. Compiled, it
+is a word to the compiler, which arranges recomputation itself.
+
 All is computed by the kernels that the network runs without `lean`, so that loss, gradients and
 buffers are the same bits wherever those kernels are deterministic, and normalizing by statistics
 that are given rounds as normalizing by one's own does (on a CPU it does).
@@ -12,12 +15,14 @@ that are given rounds as normalizing by one's own does (on a CPU it does).
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_input
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from unet.blocks import ConvBlock, DownBlock, UpBlock
 from unet.model import UNet
@@ -71,13 +76,33 @@ def make_lean(model: UNet) -> None:
     for up in model.up:
         _replace(up, _up)
     _replace(model.head, _conv)
+    plain = model.forward
+
+    def forward(x: Tensor) -> Tensor:
+        result: Tensor
+        if torch.compiler.is_compiling() and model.training and torch.is_grad_enabled():
+            result = _compiled(plain, x)
+        else:
+            result = plain(x)
+        return result
+
+    model.forward = forward
+
+
+# The compiler saves what convolutions give, and must not save what else it computes.
+_compiled = partial(
+    checkpoint,
+    use_reentrant=False,
+    preserve_rng_state=False,  # nothing here is random
+    context_fn=partial(create_selective_checkpoint_contexts, [aten.convolution.default]),
+)
 
 
 def _replace(block: Block, lean: Callable[..., Any]) -> None:
     plain = block.forward
 
     def forward(x: Tensor | Cheap | Raw, *skip: Any) -> Any:
-        if not (block.training and torch.is_grad_enabled()):
+        if torch.compiler.is_compiling() or not (block.training and torch.is_grad_enabled()):
             return plain(x, *skip)
         if isinstance(x, Tensor):
             x = _given(x)
