@@ -27,9 +27,9 @@ _UNITS = {"b": 1, "kib": 2**10, "mib": 2**20, "gib": GIB, "kb": 10**3, "mb": 10*
 _LEAST_PLAIN_BYTES = 2**20
 """A number without a unit is a number of bytes; a smaller one has lost its unit."""
 
-# The shapes in which it is said that memory is short: by allocators, cuBLAS and cuDNN (8 and 9), the
-# C library, Python and numpy, compilers and linkers. The last is oneDNN's: its message ends there,
-# while "... a primitive descriptor for ..." means that it has no such code.
+# The shapes in which it is said that memory is short: by allocators, cuBLAS and cuDNN (8 and 9),
+# the C library, Python and numpy, compilers and linkers. The last is oneDNN's: its message ends
+# there, while "... a primitive descriptor for ..." means that it has no such code.
 _OUT_OF_MEMORY = re.compile(
     r"can(no|')t allocate memory|out[ _]of[ _]memory|not enough memory|bad_alloc"
     r"|ALLOC(ATION)?_FAILED|cudaErrorMemoryAllocation|MemoryError|memory exhausted"

@@ -389,5 +389,7 @@ def measured_until(trial: Trial) -> int:
 
 def _one_line(error: BaseException) -> str:
     error = getattr(error, "inner_exception", error)  # torch.compile's own says nothing
-    first = (str(error).strip().splitlines() or [""])[0]
+    lines = str(error).strip().splitlines() or [""]
+    # A compiler's own words come late, and tell more than "C++ compile error".
+    first = next(filter(memory_budget.says_out_of_memory, lines), lines[0])
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
