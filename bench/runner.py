@@ -297,7 +297,7 @@ class Runner:
         # Some libraries abort when memory runs out, and say so last.
         words = next(filter(says_out_of_memory, watch.log.splitlines()), None)
         if words:
-            return TrialResult(Status.OOM, f"{reason}: {words}", detail=watch.log)
+            return TrialResult(Status.OOM, f"{reason}: {words.strip()}", detail=watch.log)
         return TrialResult(Status.CRASH, reason, detail=watch.log or None)
 
 
