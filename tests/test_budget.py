@@ -233,6 +233,13 @@ def test_the_context_is_measured_with_and_without_nvmls_word_on_the_process(
 
 
 @pytest.mark.gpu
+def test_the_allocator_s_retries_are_counted(server: ForkServer) -> None:
+    ended = run_child(server, "outgrow_the_cache", budget_bytes=2048 * MIB)
+    assert ended.exit_code == 0, ended.log
+    assert ended.events[0]["alloc_retries"] == 2
+
+
+@pytest.mark.gpu
 @pytest.mark.parametrize("product", ["matrix", "convolution"])
 def test_a_workspace_for_which_there_is_no_room_is_out_of_memory(
     server: ForkServer, product: str
