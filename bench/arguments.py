@@ -100,7 +100,7 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
     command.add_argument("folder", type=Path, metavar="DIR", help="what a sweep has written")
     command.add_argument("--format", metavar="|".join(FORMATS), default=FORMATS[0], dest="style")
     command.add_argument(
-        "--view", metavar="NAME", help="compiled-vs-eager, amp, ladder or largest-batch"
+        "--view", metavar="NAME", help="compiled-vs-eager, amp, ladder, largest-batch or memory"
     )
     for unit, words in (("images", "training images"), ("epochs", "passes over the training set")):
         command.add_argument(

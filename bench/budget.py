@@ -7,6 +7,7 @@ torch reports as an ordinary, catchable failure.
 Torch is imported in functions: the parent process, which only reads sizes, stays without it.
 """
 
+import errno
 import os
 import re
 import resource
@@ -23,33 +24,43 @@ BUDGET_STEP_BYTES = 2**28
 
 _UNITS = {"b": 1, "kib": 2**10, "mib": 2**20, "gib": GIB, "kb": 10**3, "mb": 10**6, "gb": 10**9}
 
-# The shapes in which CPU and CUDA libraries say that memory is short. The last is oneDNN's: its
-# message ends there, while "... a primitive descriptor for ..." means that it has no such code.
+_LEAST_PLAIN_BYTES = 2**20
+"""A number without a unit is a number of bytes; a smaller one has lost its unit."""
+
+# The shapes in which it is said that memory is short: by allocators, cuBLAS and cuDNN (8 and 9),
+# the C library, Python and numpy, compilers and linkers. The last is oneDNN's: its message ends
+# there, while "... a primitive descriptor for ..." means that it has no such code.
 _OUT_OF_MEMORY = re.compile(
-    r"can't allocate memory|out of memory|not enough memory|bad_alloc"
-    r"|CUBLAS_STATUS_ALLOC_FAILED|CUDNN_STATUS_ALLOC_FAILED"
+    r"can(no|')t allocate memory|out[ _]of[ _]memory|not enough memory|bad_alloc"
+    r"|ALLOC(ATION)?_FAILED|cudaErrorMemoryAllocation|MemoryError|memory exhausted"
     r"|could not create a primitive$",
-    re.IGNORECASE,
+    re.IGNORECASE | re.MULTILINE,
 )
 
-_NO_ENGINE = "unable to find an engine to execute this computation"
-"""cuDNN's convolutions try one algorithm after the other and pass over those whose workspace is
-refused; when none is left torch says this, and no word of memory (pytorch#108645). It says the same
-where cuDNN has no algorithm at all."""
+_PERHAPS_OUT_OF_MEMORY = re.compile(
+    "unable to find an engine to execute this computation|CU(BLAS|DNN)_STATUS_NOT_INITIALIZED"
+)
+"""What is said for want of memory and for other reasons. cuDNN's convolutions try one algorithm
+after the other and pass over those whose workspace is refused; when none is left torch says the
+first, and no word of memory (pytorch#108645). It says the same where cuDNN has no algorithm at all.
+The second is said when a library cannot be set up: on a card that is full, or broken."""
 
 
 def parse_bytes(text: str) -> int:
-    """A size such as `8GiB`, `800 MiB` or `2.5GB`, in bytes.
+    """A size such as `8GiB`, `800 MiB`, `2.5GB` or, in plain bytes, `8589934592`.
 
     Raises:
-        ValueError: It is not a number with a unit, or not a size that memory has.
+        ValueError: It is no number, has no clear unit, or is not a size that memory has.
     """
-    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([a-zA-Z]+)\s*", text)
-    if not match or match[2].lower() not in _UNITS:
+    match = re.fullmatch(r"\s*(-?[0-9]*\.?[0-9]+)\s*([a-zA-Z]*)\s*", text)
+    number, unit = (float(match[1]), match[2].lower()) if match else (0.0, "none")
+    if match and number <= 0:
+        raise ValueError(f"memory size {text!r}: expected a positive one, such as 8GiB")
+    if unit not in _UNITS and (unit or number < _LEAST_PLAIN_BYTES):
         raise ValueError(f"memory size {text!r}: expected a number and a unit, such as 8GiB")
-    size = float(match[1]) * _UNITS[match[2].lower()]
-    if not 1 <= size < 2**63:
-        raise ValueError(f"memory size {text!r}: expected between 1 byte and 8 EiB")
+    size = number * _UNITS[unit or "b"]
+    if not 1 <= size <= 2**62:  # what the kernel's limits can hold, with room to add to it
+        raise ValueError(f"memory size {text!r}: expected between 1 byte and 4 EiB")
     return int(size)
 
 
@@ -58,6 +69,15 @@ def format_bytes(size_bytes: float) -> str:
     if size_bytes < GIB:
         return f"{size_bytes / 2**20:.4g} MiB"
     return f"{size_bytes / GIB:.3g} GiB"
+
+
+def memory_mode(budget_bytes: int, free_bytes: int) -> str:
+    """`native` where the budget is all that a card had to give at the start, else `emulated`.
+
+    A default budget is rounded down by up to a step; by another one what is free may have changed
+    since, as it does on a card that drives a display.
+    """
+    return "native" if budget_bytes > free_bytes - 2 * BUDGET_STEP_BYTES else "emulated"
 
 
 def default_budget(free_bytes: int) -> int:
@@ -76,20 +96,25 @@ def is_out_of_memory(error: BaseException) -> bool:
     while seen is not None:
         if isinstance(seen, kinds):
             return True
+        if isinstance(seen, OSError) and seen.errno == errno.ENOMEM:
+            return True
+        # Inductor's and its compilers' are of this kind too, and hold what these have said.
         if isinstance(seen, RuntimeError):
             text = str(seen)
-            if says_out_of_memory(text) or (_NO_ENGINE in text and _has_refused()):
+            if says_out_of_memory(text) or (_PERHAPS_OUT_OF_MEMORY.search(text) and _has_refused()):
                 return True
         seen = seen.__cause__ or seen.__context__
     return False
 
 
 def _has_refused() -> bool:
-    """Whether torch's CUDA allocator has refused anything in this process."""
+    """Whether torch's CUDA allocator has come to the end of memory in this process."""
     import torch
 
-    initialized = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    return bool(initialized and torch.cuda.memory_stats()["num_ooms"])
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return False
+    stats = torch.cuda.memory_stats()
+    return bool(stats["num_ooms"] or stats["num_alloc_retries"])
 
 
 def says_out_of_memory(text: str) -> bool:
@@ -224,8 +249,7 @@ class CudaBudget:
         torch.cuda.set_per_process_memory_fraction(min(1.0, cap / total_bytes), self.device)
         at_start = free_before or free_now + reserved + (context_bytes or 0)
         self.limits: dict[str, int | str | None] = {
-            # Native where the budget is all that this card had to give.
-            "mode": "native" if budget_bytes > at_start - BUDGET_STEP_BYTES else "emulated",
+            "mode": memory_mode(budget_bytes, at_start),
             "budget_bytes": budget_bytes,
             "cap_bytes": min(cap, total_bytes),
             "context_bytes": context_bytes,

@@ -35,6 +35,13 @@ class Reading:
 
 INTERVAL_S = 0.25
 
+KERNEL_COUNTERS = (
+    Path("/proc/vmstat"),  # of the whole machine
+    Path("/sys/fs/cgroup/memory.events"),  # of this container, where the first cannot be read
+    Path("/sys/fs/cgroup/memory/memory.oom_control"),
+)
+"""Where the kernel counts, as `oom_kill`, the processes that it has killed for want of memory."""
+
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 _LEAST_CPU_WINDOW_S = 0.1
@@ -103,6 +110,17 @@ def read_proc_status(pid: int | str = "self") -> dict[str, int]:
         if unit == "kB":
             figures[name] = int(number) * 1024
     return figures
+
+
+def oom_kills() -> int:
+    """A number that grows when the kernel kills a process for want of memory, whosever it is."""
+    kills = 0
+    for path in KERNEL_COUNTERS:
+        with contextlib.suppress(OSError):  # no such file here
+            for line in path.read_text().splitlines():
+                name, _, number = line.partition(" ")
+                kills += int(number) if name == "oom_kill" else 0
+    return kills
 
 
 def _tree(pid: int) -> Iterator[int]:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import select
 import shutil
 import signal
@@ -18,10 +19,14 @@ from typing import IO, Any, Protocol
 from bench.budget import says_out_of_memory
 from bench.environment import cpus_allowed
 from bench.forkserver import Child, ForkServer, ServerGoneError
-from bench.monitor import INTERVAL_S, Monitor, Reading, Sample, cpu_percent
+from bench.monitor import INTERVAL_S, Monitor, Reading, Sample, cpu_percent, oom_kills
 from bench.steps import StepBoard
 from bench.trial import Status, Trial, TrialResult
 from bench.workload import Data
+
+_KILLED = re.compile("SIGKILL|signal 9|Killed|terminated abruptly|ended unexpectedly")
+"""How it is told that somebody killed a process: a trial's, a compiler's, a loader's, one of a pool
+or the server."""
 
 
 class Listener(Protocol):
@@ -190,6 +195,7 @@ class Runner:
         """What one process finds."""
         started_at = datetime.now(UTC).isoformat(timespec="seconds")
         requested_s = time.monotonic()
+        kills = oom_kills()
         self._board.begin(0)
         ended: Status | None
         try:
@@ -207,6 +213,15 @@ class Runner:
         except ServerGoneError as error:
             self.new_round()  # the next trial gets another server
             result = TrialResult(Status.CRASH, str(error))
+        if (
+            result.status is Status.CRASH
+            and _KILLED.search(f"{result.reason} {result.detail}")
+            and oom_kills() > kills
+        ):
+            # Of others' processes the counter tells too, which is why it does not do alone.
+            who = "a process that it started was " if watch.result else ""
+            result.status = Status.OOM
+            result.reason = f"{who}killed by the kernel for want of memory"
         result.started_at = started_at
         result.duration_s = time.monotonic() - requested_s
         result.phase = watch.phase
@@ -280,8 +295,10 @@ class Runner:
         code = watch.exit_code or 0
         reason = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         # Some libraries abort when memory runs out, and say so last.
-        status = Status.OOM if says_out_of_memory(watch.log) else Status.CRASH
-        return TrialResult(status, reason, detail=watch.log or None)
+        words = next(filter(says_out_of_memory, watch.log.splitlines()), None)
+        if words:
+            return TrialResult(Status.OOM, f"{reason}: {words.strip()}", detail=watch.log)
+        return TrialResult(Status.CRASH, reason, detail=watch.log or None)
 
 
 class _Watch:

@@ -16,7 +16,7 @@ from bench.budget import DEFAULT_BUDGET_BYTES, default_budget, format_bytes
 from bench.environment import describe_host
 from bench.estimate import estimate_s
 from bench.journal import Journal, Row, check_comparable
-from bench.monitor import nvml_free_bytes
+from bench.monitor import nvml_describe, nvml_free_bytes
 from bench.runner import Listener, Runner, StopRequest
 from bench.spec import SweepSpec
 from bench.stopping import Stop
@@ -90,10 +90,12 @@ def run(plan: Plan, observer: Observer) -> bool:
             observer.note(note)
         environment |= found
         environment["noise"] = noise.read(environment)
-        gpu_uuid = environment["gpu_uuid"]
+        gpu_uuid, place = environment["gpu_uuid"], device
         if gpu_uuid:  # asked from here, where no CUDA context takes its share
             free_bytes = nvml_free_bytes(gpu_uuid) or free_bytes
-        budget_bytes = _budget(spec, earlier, device, free_bytes, observer)
+            if nvml_describe(gpu_uuid).get("display_active"):
+                place = f"{device}, which drives a display,"
+        budget_bytes = _budget(spec, earlier, place, free_bytes, observer)
         runner.ask(
             "bench.worker:check_budget",
             {"device": device, "gpu_uuid": gpu_uuid, "budget_bytes": budget_bytes},
@@ -278,21 +280,27 @@ def _to_do(trials: list[Trial], journal: Journal, retry: frozenset[Status]) -> l
 
 
 def _budget(
-    spec: SweepSpec, earlier: list[Row], device: str, free_bytes: int, observer: Observer
+    spec: SweepSpec, earlier: list[Row], place: str, free_bytes: int, observer: Observer
 ) -> int:
-    asked = spec.budget_bytes
-    if asked is not None:
-        if asked > free_bytes:
-            raise ValueError(
-                f"budget {format_bytes(asked)}: {device} has {format_bytes(free_bytes)} free"
-            )
-        return asked
-    if earlier:
-        return earlier[0].trial.budget_bytes
-    budget = default_budget(free_bytes)
-    if budget < DEFAULT_BUDGET_BYTES:
-        free = format_bytes(free_bytes)
-        observer.note(f"Budget {format_bytes(budget)}: {device} has {free} free.")
+    """What was asked for, else what the rows of an earlier run had, else the default.
+
+    Args:
+        spec: What was asked.
+        earlier: Rows that are there.
+        place: The device, in words.
+        free_bytes: There; what a display or others use is no part of it.
+        observer: Is told where this is not simply what was asked for.
+    """
+    free = f"{place} has {format_bytes(free_bytes)} free"
+    budget = spec.budget_bytes or (earlier[0].trial.budget_bytes if earlier else None)
+    if budget is None:
+        budget = default_budget(free_bytes)
+        if budget < DEFAULT_BUDGET_BYTES:
+            observer.note(f"Budget {format_bytes(budget)}: {free}.")
+    elif budget > free_bytes:
+        observer.note(
+            f"Budget {format_bytes(budget)}: {free}, so that memory may run out before the budget."
+        )
     return budget
 
 

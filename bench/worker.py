@@ -271,6 +271,9 @@ def _train(
         if ends_window:
             events.begin(phase)
             result.memory.update(budget.peak())
+        if phase == "measuring" and "alloc_retries" in (peaks := budget.peak()):
+            # Counted from the beginning; those of the warm-up are none of the window's.
+            result.memory["warmup_alloc_retries"] = peaks["alloc_retries"]
         if compile_cache:
             compilations[phase] = Compilation.now()
         if not ends_window:
@@ -389,5 +392,7 @@ def measured_until(trial: Trial) -> int:
 
 def _one_line(error: BaseException) -> str:
     error = getattr(error, "inner_exception", error)  # torch.compile's own says nothing
-    first = (str(error).strip().splitlines() or [""])[0]
+    lines = str(error).strip().splitlines() or [""]
+    # A compiler's own words come late, and tell more than "C++ compile error".
+    first = next(filter(memory_budget.says_out_of_memory, lines), lines[0]).strip()
     return f"{type(error).__name__}: {first}" if first else type(error).__name__

@@ -167,6 +167,19 @@ def measure_context(request: dict[str, Any], pipe: IO[bytes]) -> None:
     send(pipe, **budget.enforce("cuda:0", 2048 * MIB, uuid).limits)
 
 
+def outgrow_the_cache(request: dict[str, Any], pipe: IO[bytes]) -> None:
+    """Takes blocks that do not fit beside the cached one before, nor into it."""
+    import torch
+
+    from bench.budget import enforce
+
+    budget = enforce("cuda:0", request["budget_bytes"], gpu_uuid())
+    for mib in (900, 1000, 1100):
+        block = torch.empty(mib * MIB, dtype=torch.uint8, device="cuda:0")
+        del block
+    send(pipe, **budget.peak())
+
+
 def run_out_of_workspace(request: dict[str, Any], pipe: IO[bytes]) -> None:
     """Multiplies or convolves for the first time when no memory is left but for the result."""
     import torch

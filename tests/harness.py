@@ -10,12 +10,13 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
 from bench import spec
 from bench.forkserver import Child, ForkServer
@@ -82,6 +83,32 @@ def run_child(server: ForkServer, name: str, **request: Any) -> Ended:
         assert reply is not None
         child.events.close()
         return Ended(reply["exit_code"], events, child.log_tail())
+
+
+@contextlib.contextmanager
+def memory_group(limit_bytes: int) -> Iterator[Path]:
+    """A control group: whoever has joined it and takes more than the limit, the kernel kills.
+
+    The test is skipped where none can be made, as by others than root.
+    """
+    root, limit, swap = Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.swappiness"
+    if not root.is_dir():  # the second version of control groups
+        root, limit, swap = root.parent, "memory.max", "memory.swap.max"
+    group = root / f"unet-bench-{uuid.uuid4().hex}"
+    try:
+        group.mkdir()
+    except OSError as error:
+        pytest.skip(f"needs a control group of its own: {error}")
+    try:
+        (group / limit).write_text(str(limit_bytes))
+        with contextlib.suppress(OSError):  # without swap there may be no such file
+            (group / swap).write_text("0")
+        yield group
+    except PermissionError as error:
+        pytest.skip(f"needs a control group that limits memory: {error}")
+    finally:
+        wait_until(lambda: not (group / "cgroup.procs").read_text())
+        group.rmdir()
 
 
 def toy_trial(**changes: Any) -> Trial:

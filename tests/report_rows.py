@@ -172,6 +172,9 @@ CUDA = {
     "process_bytes": 4 * GIB,
     "context_bytes": GIB // 2,
     "first_step_peak_bytes": 5 * GIB,
+    "first_step_alloc_retries": 2,
+    "warmup_alloc_retries": 3,
+    "alloc_retries": 3,
 }
 
 

@@ -217,6 +217,12 @@ def test_a_compilation_that_fails_is_the_row_and_is_not_taken_for_warm(
         assert traced.caches() == before
 
 
+def test_a_compiler_that_runs_out_of_memory_is_out_of_memory(traced: Watched) -> None:
+    result = run(traced, "oom-compiler+compile")
+    assert (result.status, result.phase) == (Status.OOM, "compiling"), result.detail
+    assert (result.reason or "").startswith("CppCompileError: cc1plus: out of memory allocating ")
+
+
 def test_interrupted_while_it_is_compiled(traced: Watched) -> None:
     def on_phase(name: str) -> None:
         assert name == "compiling"

@@ -1,3 +1,4 @@
+import errno
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -5,7 +6,7 @@ import pytest
 import torch
 
 from bench import spec
-from bench.budget import GIB, is_out_of_memory, parse_bytes
+from bench.budget import GIB, is_out_of_memory, memory_mode, parse_bytes
 from bench.environment import describe_device
 from bench.forkserver import ForkServer
 from bench.runner import Runner, StopRequest
@@ -26,23 +27,49 @@ from tests.harness import Listening, run_child
         ("3kb", 3000),
         ("7MB", 7_000_000),
         ("1073741824B", 2**30),
+        ("8589934592", 2**33),
+        (" 1048576 ", 2**20),
     ],
 )
 def test_sizes_are_read(text: str, size: int) -> None:
     assert parse_bytes(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "8", "GiB", "8G", "8 GiB GiB", "-8GiB", "1e3MiB", "8,5GiB"])
+@pytest.mark.parametrize(
+    "text", ["", "8", "1048575", "GiB", "8G", "8g", "8 GiB GiB", "--8GiB", "1e3MiB", "8,5GiB", "-"]
+)
 def test_what_is_no_size_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="expected a number and a unit") as caught:
         parse_bytes(text)
     assert repr(text) in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["0GiB", "0.1B", "9999999999GiB"])
+@pytest.mark.parametrize("text", ["0", "0GiB", "-8GiB", "-8", "-.5GB", "-0MiB"])
+def test_a_size_that_is_not_positive_is_told_to_be_that(text: str) -> None:
+    with pytest.raises(ValueError, match=f"^memory size '{text}': expected a positive one, such "):
+        parse_bytes(text)
+
+
+@pytest.mark.parametrize("text", ["0.1B", "9999999999GiB", "9" * 400 + "GiB"])
 def test_a_size_that_no_memory_has_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=f"^memory size '{text}': expected between "):
         parse_bytes(text)
+
+
+@pytest.mark.parametrize(
+    ("budget_gib", "free_gib", "mode"),
+    [
+        (8, 79, "emulated"),
+        (7.25, 7.4, "native"),  # an 8 GiB card whose display takes the rest
+        (7.25, 7.7, "native"),  # by now it takes less
+        (8, 7.4, "native"),  # more than there is
+        (6, 7.4, "emulated"),
+    ],
+)
+def test_a_budget_is_native_where_it_is_all_that_the_card_had_free(
+    budget_gib: float, free_gib: float, mode: str
+) -> None:
+    assert memory_mode(int(budget_gib * GIB), int(free_gib * GIB)) == mode
 
 
 def caused(cause: BaseException | None = None, context: BaseException | None = None) -> KeyError:
@@ -61,7 +88,19 @@ def caused(cause: BaseException | None = None, context: BaseException | None = N
         RuntimeError("[enforce fail at alloc_cpu.cpp] not enough memory: you tried to allocate 9"),
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
         RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+        RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be reported later"),
+        RuntimeError("CUDA driver error: CUDA_ERROR_OUT_OF_MEMORY"),
+        RuntimeError("Triton Error [CUDA]: out of memory"),
         RuntimeError("could not create a primitive"),
+        RuntimeError("RuntimeError: could not create a primitive\n\nSet TORCHDYNAMO_VERBOSE=1"),
+        RuntimeError("unable to mmap 64 bytes from file <x>: Cannot allocate memory (12)"),
+        RuntimeError("C++ compile error\ncc1plus: out of memory allocating 65536 bytes after 9"),
+        RuntimeError("C++ compile error\nvirtual memory exhausted: Cannot allocate memory"),
+        RuntimeError("C++ compile error\nld: final link failed: memory exhausted"),
+        RuntimeError("An exception occurred in a subprocess:\n\nnumpy._ArrayMemoryError: Unable"),
+        OSError(errno.ENOMEM, "any words, in any language"),
         caused(cause=MemoryError()),
         caused(context=RuntimeError("DefaultCPUAllocator: can't allocate memory")),
         caused(cause=caused(context=MemoryError())),
@@ -80,6 +119,10 @@ def test_shapes_of_out_of_memory(error: BaseException) -> None:
         caused(cause=RuntimeError("broken")),
         ValueError("out of memory"),  # a caller's mistake, whatever it says
         RuntimeError("CUDA error: device-side assert triggered"),
+        RuntimeError("can't start new thread"),  # too many of them may be the reason as well
+        RuntimeError("out of resource: shared memory, Required: 262144, Hardware limit: 232448"),
+        RuntimeError("g++: fatal error: Killed signal terminated program cc1plus"),
+        OSError(errno.ENOSPC, "No space left on device"),
     ],
     ids=repr,
 )
@@ -87,14 +130,25 @@ def test_other_errors_are_not_out_of_memory(error: BaseException) -> None:
     assert not is_out_of_memory(error)
 
 
-@pytest.mark.parametrize(("initialized", "refusals"), [(True, 2), (True, 0), (False, 0)])
-def test_no_engine_for_a_convolution_is_out_of_memory_where_memory_was_refused(
-    initialized: bool, refusals: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "text",
+    [
+        "GET was unable to find an engine to execute this computation",
+        "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_NOT_INITIALIZED",
+    ],
+)
+@pytest.mark.parametrize(
+    ("initialized", "ooms", "retries"),
+    [(True, 2, 0), (True, 0, 1), (True, 0, 0), (False, 0, 0)],
+)
+def test_what_may_have_other_reasons_is_out_of_memory_where_memory_was_refused(
+    text: str, initialized: bool, ooms: int, retries: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    stats = {"num_ooms": ooms, "num_alloc_retries": retries}
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: initialized)
-    monkeypatch.setattr(torch.cuda, "memory_stats", lambda: {"num_ooms": refusals})
-    error = RuntimeError("GET was unable to find an engine to execute this computation")
-    assert is_out_of_memory(error) == bool(refusals)
+    monkeypatch.setattr(torch.cuda, "memory_stats", lambda: stats)
+    assert is_out_of_memory(RuntimeError(text)) == bool(ooms or retries)
 
 
 def test_what_torch_raises_on_cpu_is_out_of_memory() -> None:
@@ -176,6 +230,13 @@ def test_the_context_is_measured_with_and_without_nvmls_word_on_the_process(
     if not found:
         pytest.skip("NVML does not tell a process's memory here: the other two were measured")
     assert found["nvml process memory"] == pytest.approx(by_free, abs=64 * MIB)
+
+
+@pytest.mark.gpu
+def test_the_allocator_s_retries_are_counted(server: ForkServer) -> None:
+    ended = run_child(server, "outgrow_the_cache", budget_bytes=2048 * MIB)
+    assert ended.exit_code == 0, ended.log
+    assert ended.events[0]["alloc_retries"] == 2
 
 
 @pytest.mark.gpu

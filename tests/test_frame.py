@@ -7,7 +7,7 @@ import pytest
 
 from bench import cli
 from bench.journal import FILE_NAME, Row
-from bench.report.frame import cell_frame, reproduce, trial_frame
+from bench.report.frame import BUSY_FLAG, THRASHING_FLAG, cell_frame, reproduce, trial_frame
 from bench.report.tables import notes
 from bench.trial import Scalar, Status, Trial
 from tests import toy
@@ -91,6 +91,35 @@ def test_memory_on_cuda_is_the_allocators_and_its_share_the_whole_processs() -> 
     assert cell["process_gib"] == pytest.approx(4.0)
 
 
+def test_retries_are_those_of_the_window_and_of_the_first_step_apart() -> None:
+    cell = one(measured(memory=CUDA), device="cuda")
+    assert (cell["first_step_alloc_retries"], cell["alloc_retries"]) == (2, 0)
+    assert cell["unused_reserved_gib"] == pytest.approx(1.0)
+    assert cell["flags"] == ""
+    old = {name: count for name, count in CUDA.items() if name != "warmup_alloc_retries"}
+    assert one(measured(memory=old), device="cuda")["alloc_retries"] == 1
+    assert absent(one(measured())["alloc_retries"])
+
+
+def test_a_cell_that_needed_retries_in_any_round_is_flagged_and_never_the_fastest() -> None:
+    thrashing = CUDA | {"alloc_retries": 10}
+    found = cells(
+        row(trial("fp32", device="cuda"), measured(10.0, memory=CUDA)),
+        row(trial("bf16", device="cuda"), measured(90.0, memory=CUDA)),
+        row(trial("bf16", device="cuda", round=1), measured(90.0, memory=thrashing)),
+    )
+    assert [cell["flags"] for cell in found] == ["", THRASHING_FLAG]
+    assert [cell["alloc_retries"] for cell in found] == [0, 7]
+    assert [cell["fastest"] for cell in found] == [True, False]
+
+
+def test_every_flag_is_told() -> None:
+    steps = [[0.1] * 4, [0.1] * 4, [0.1] * 4, [0.1] * 4, [0.9] * 4, [0.1] * 4]
+    memory = CUDA | {"alloc_retries": 10}
+    cell = one(measured(memory=memory, step_phase_s=steps), device="cuda")
+    assert cell["flags"] == f"{BUSY_FLAG}; {THRASHING_FLAG}"
+
+
 def test_process_memory_that_is_not_readable_is_absent() -> None:
     memory = {name: size for name, size in CUDA.items() if name != "process_bytes"}
     for known in (memory, memory | {"process_bytes": None}):
@@ -99,7 +128,7 @@ def test_process_memory_that_is_not_readable_is_absent() -> None:
 
 def test_memory_of_cuda_is_absent_on_cpu() -> None:
     cell = one(measured())
-    for name in ("peak_reserved_gib", "process_gib", "card_gib"):
+    for name in ("peak_reserved_gib", "unused_reserved_gib", "process_gib", "card_gib"):
         assert absent(cell[name])
 
 

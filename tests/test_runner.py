@@ -8,9 +8,11 @@ from typing import Any
 import psutil
 import pytest
 
+from bench import monitor
 from bench.runner import Runner, StopRequest
 from bench.trial import Status, TrialResult
-from tests.harness import Listening, run_toy, toy_trial, wait_until_dead
+from tests.children import MIB
+from tests.harness import Listening, memory_group, run_toy, toy_trial, wait_until_dead
 from tests.toy import PLAIN, SETTINGS
 
 OnPhase = Callable[[str], None]
@@ -61,6 +63,10 @@ def run(
         ("unsupported", Status.UNSUPPORTED, "cpu cannot do this", "starting"),
         ("oom", Status.OOM, "RuntimeError: [enforce fail at ", "first_step"),
         ("oom-backward", Status.OOM, "RuntimeError: [enforce fail at ", "first_step"),
+        ("oom-python", Status.OOM, "MemoryError", "first_step"),
+        ("oom-numpy", Status.OOM, "MemoryError: Unable to allocate 1.00 TiB", "first_step"),
+        ("oom-system", Status.OOM, "OSError: [Errno 12] Cannot allocate memory", "first_step"),
+        ("oom-abort", Status.OOM, "killed by SIGABRT: terminate called after ", "first_step"),
     ],
 )
 def test_every_end_of_a_trial_has_its_status_and_a_reason_in_one_line(
@@ -153,6 +159,59 @@ def test_a_trial_s_process_that_is_killed_is_a_crash(runner: Runner) -> None:
     assert result.phase == "measuring"
     assert result.quality == {}
     assert run(runner, "none").status is Status.OK
+
+
+BY_THE_KERNEL = "killed by the kernel for want of memory"
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("killed", BY_THE_KERNEL),
+        ("killed-compiler", f"a process that it started was {BY_THE_KERNEL}"),
+    ],
+)
+def test_what_the_kernel_kills_for_want_of_memory_is_out_of_memory(
+    runner: Runner, fault: str, reason: str
+) -> None:
+    with memory_group(16 * MIB) as group:
+        result = run(runner, fault, settings={**SETTINGS, "group": str(group)})
+    assert (result.status, result.reason) == (Status.OOM, reason), result.detail
+    assert result.phase == "first_step"
+    assert run(runner, "none").status is Status.OK
+
+
+@pytest.mark.parametrize(
+    ("fault", "who", "status", "reason"),
+    [
+        ("hang", "trial", Status.OOM, BY_THE_KERNEL),
+        ("hang", "server", Status.OOM, BY_THE_KERNEL),
+        # Somebody else's process was the one.
+        ("raise", "nobody", Status.CRASH, "RuntimeError: the task is broken"),
+        ("abort", "nobody", Status.CRASH, "killed by SIGABRT"),
+    ],
+)
+def test_out_of_memory_is_what_was_killed_as_the_kernels_counter_grew(
+    runner: Runner,
+    fault: str,
+    who: str,
+    status: Status,
+    reason: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    counter = tmp_path / "vmstat"
+    counter.write_text("pgfault 12\noom_kill 3\n")
+    monkeypatch.setattr(monitor, "KERNEL_COUNTERS", (counter, tmp_path / "missing"))
+
+    def on_phase(phase: str) -> None:
+        if phase == "first_step":
+            counter.write_text("pgfault 12\noom_kill 4\n")
+            if who != "nobody":
+                os.kill(trial_pid() if who == "trial" else servers()[0].pid, signal.SIGKILL)
+
+    result = run(runner, fault, on_phase)
+    assert (result.status, result.reason) == (status, reason)
 
 
 def test_a_server_that_is_killed_is_a_crash_and_the_next_trial_gets_another(

@@ -8,13 +8,16 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
+import pynvml
 import pytest
 
 from bench import journal, sweep
-from bench.environment import COMPARABLE
+from bench.budget import parse_bytes
+from bench.environment import COMPARABLE, describe_device
 from bench.journal import FILE_NAME
 from bench.runner import Runner
 from bench.trial import Status, Trial, TrialResult
@@ -259,6 +262,80 @@ def known_machine(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "bench.worker:check_budget": {},
     }
     monkeypatch.setattr(Runner, "ask", lambda self, entry, request: answers[entry])
+
+
+GIB = 2**30
+
+
+class ToldEnoughError(Exception):
+    """Ends a sweep before its first trial."""
+
+
+def told_of_budget(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, machine: dict[str, Any], budget: str
+) -> tuple[list[str], int]:
+    """The notes of a sweep on a made-up machine, and the budget that is put to its device."""
+    budgets = []
+
+    def ask(runner: Runner, entry: str, request: dict[str, Any]) -> dict[str, Any]:
+        if entry == "bench.worker:probe":
+            return {"environment": describe_device("cpu") | machine}
+        budgets.append(request["budget_bytes"])
+        raise ToldEnoughError
+
+    monkeypatch.setattr(Runner, "ask", ask)
+    recorder = Recorder()
+    with pytest.raises(ToldEnoughError):
+        sweep.run(toy_plan(folder, batch_size=4, budget=budget), recorder)
+    return recorder.notes, budgets[0]
+
+
+@pytest.mark.parametrize(
+    ("budget", "note"),
+    [
+        (f"{2 * GIB}", None),
+        ("64GiB", "Budget 64 GiB: cpu has 20 GiB free, so that memory may run out before "),
+    ],
+)
+def test_a_budget_beyond_what_is_free_is_told_and_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget: str, note: str | None
+) -> None:
+    machine = {"free_bytes": 20 * GIB}
+    notes, budget_bytes = told_of_budget(tmp_path / "out", monkeypatch, machine, budget)
+    assert budget_bytes == parse_bytes(budget)
+    assert len(notes) == (note is not None)
+    assert note is None or notes[0].startswith(note)
+
+
+@pytest.mark.parametrize(
+    ("display", "free_gib", "budget", "expected"),
+    [
+        (1, 7.4, "", "Budget 7.25 GiB: cuda:0, which drives a display, has 7.4 GiB free."),
+        (0, 7.4, "", "Budget 7.25 GiB: cuda:0 has 7.4 GiB free."),
+        (1, 7.4, "8GiB", "Budget 8 GiB: cuda:0, which drives a display, has 7.4 GiB free, so "),
+        (1, 12.0, "", None),
+    ],
+)
+def test_a_card_that_drives_a_display_gives_what_is_free(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    display: int,
+    free_gib: float,
+    budget: str,
+    expected: str | None,
+) -> None:
+    free_bytes = int(free_gib * GIB)
+    monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByUUID", lambda uuid: "the card")
+    memory = SimpleNamespace(total=16 * GIB, used=16 * GIB - free_bytes, free=free_bytes)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetMemoryInfo", lambda gpu: memory)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetDisplayActive", lambda gpu: display)
+    # What torch says is free lacks the context of the process that asked.
+    machine = {"device": "cuda:0", "gpu_uuid": "GPU-0", "free_bytes": 5 * GIB}
+    notes, budget_bytes = told_of_budget(tmp_path / "out", monkeypatch, machine, budget)
+    assert budget_bytes == (7.25 * GIB if free_gib < 8 and not budget else 8 * GIB)
+    assert len(notes) == (expected is not None)
+    assert expected is None or notes[0].startswith(expected)
 
 
 GRID: dict[str, Any] = {"variants": ["none", "none+sweet", "raise"], "batch_size": [2, 4]}

@@ -1,13 +1,19 @@
+import io
 import itertools
+import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from bench import budget as memory_budget
+from bench import worker
 from bench.runner import Runner
+from bench.steps import StepBoard
 from bench.trial import PHASES, Status, Trial, TrialResult
 from bench.worker import CpuClock, CudaClock, StepClock, measured_until, sample_batches
 from tests.harness import run_toy, toy_trial
@@ -259,6 +265,50 @@ def test_a_task_that_cannot_be_found_is_a_crash_that_names_it(
     assert "tests.toy_task:NoSuchTask" in result.reason
     assert result.detail is not None
     assert result.detail.startswith("Traceback")
+
+
+# Memory.
+
+
+class CountingBudget:
+    """One whose allocator tries again once between any two looks at it."""
+
+    def __init__(self) -> None:
+        self.limits: dict[str, int | str | None] = {}
+        self.retries = 0
+
+    def reset_peak(self) -> None: ...
+
+    def peak(self) -> dict[str, int | None]:
+        self.retries += 1
+        return {"alloc_retries": self.retries}
+
+    def lift(self) -> None: ...
+
+
+def test_retries_of_first_step_warm_up_and_window_can_be_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board = tmp_path / "board"
+    StepBoard.create(board)
+    request = {
+        "trial": toy_trial().to_json(),
+        "task": "tests.toy_task:ToyTask",
+        "train_size": TRAIN_SIZE,
+        "handle": {},
+        "gpu_uuid": None,
+        "board": str(board),
+        "compile_cache": None,
+    }
+    monkeypatch.setattr(memory_budget, "enforce", lambda *_: CountingBudget())
+    pipe = io.BytesIO()
+    worker.run(request, pipe)
+    memory = json.loads(pipe.getvalue().splitlines()[-1])["result"]["memory"]
+    assert memory == {
+        "first_step_alloc_retries": 1,
+        "warmup_alloc_retries": 2,
+        "alloc_retries": 3,
+    }
 
 
 # Clocks.

@@ -13,6 +13,13 @@ FAULTS = (
     "hang",  # never ends
     "oom",  # allocates past any budget at batch sizes of `oom_from` and up
     "oom-backward",  # the same in the backward pass
+    "oom-python",  # the same, refused by Python
+    "oom-numpy",  # by numpy
+    "oom-system",  # by the system
+    "oom-abort",  # by C++, where nobody catches it
+    "oom-compiler",  # by the compiler of generated code, which has too little
+    "killed",  # takes more than the memory group `group` has
+    "killed-compiler",  # so does a compiler that works for it
     "nan",  # the loss is not finite
     "unsupported",
     "break",  # the graph breaks in each step, which is allowed
@@ -35,8 +42,14 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
 
 PLAIN = {axis: choices[0] for axis, choices in CHOICES.items()}
 
-SETTINGS: Mapping[str, Scalar] = {"size": 64, "lost": 0, "sleep_ms": 1, "oom_from": 1, "at_step": 1}
-"""`lost` samples turn out to be unreadable when the data is prepared."""
+SETTINGS: Mapping[str, Scalar] = {
+    "size": 64,
+    "lost": 0,  # samples that turn out to be unreadable when the data is prepared
+    "sleep_ms": 1,
+    "oom_from": 1,
+    "at_step": 1,
+    "group": "none",
+}
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,9 @@
 """The toy workload at work; see `tests.toy`."""
 
+import ctypes
+import mmap
 import os
+import subprocess
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -29,6 +32,49 @@ def broken_loss(batch: Tensor, weight: Tensor) -> Tensor:
     difference = batch / SCALE - weight
     torch._dynamo.graph_break(msg="the toy breaks here")
     return difference.square().mean()
+
+
+TOO_MUCH = 1 << 40
+
+
+def abort_for_memory() -> None:
+    """C++'s `operator new`, whose exception no caller in C catches."""
+    new = ctypes.CDLL("libstdc++.so.6")._Znwm
+    new.argtypes = [ctypes.c_size_t]
+    new(TOO_MUCH)
+
+
+def be_killed(group: str) -> None:
+    """Joins a group that has little memory, and writes to more than that."""
+    Path(group, "cgroup.procs").write_text(str(os.getpid()))
+    block = mmap.mmap(-1, 256 << 20, flags=mmap.MAP_PRIVATE)
+    for page in range(0, len(block), mmap.PAGESIZE):
+        block[page] = 1
+
+
+def have_compiler_killed(group: str) -> None:
+    """Has g++ join the group, and raises what that says, as torch.compile does."""
+    script = f"echo $$ > {group}/cgroup.procs && exec g++ -x c++ -c -o /dev/null -"
+    source = "#include <regex>"
+    done = subprocess.run(["sh", "-c", script], input=source, capture_output=True, text=True)
+    raise RuntimeError(done.stderr)
+
+
+IN_FORWARD: Mapping[str, Callable[[], object]] = {
+    "oom-python": lambda: bytearray(TOO_MUCH),
+    "oom-numpy": lambda: np.ones(TOO_MUCH, np.uint8),
+    "oom-system": lambda: mmap.mmap(-1, TOO_MUCH, flags=mmap.MAP_PRIVATE),
+    "oom-abort": abort_for_memory,
+}
+
+
+def withhold_memory_from_compilers() -> None:
+    from torch._inductor import config
+
+    path = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]) / "short-of-memory"
+    path.write_text('#!/bin/sh\nulimit -d 50000\nexec g++ "$@"\n')
+    path.chmod(0o700)
+    config.cpp.cxx = (None, str(path))
 
 
 def made(make: str, fault: str) -> Loss:
@@ -61,7 +107,10 @@ class ToyTask:
         self.too_large = batch_size >= int(settings["oom_from"])
         self.step = 0
         self.at_step = int(settings["at_step"])
+        self.group = str(settings["group"])
         self.device = torch.device(device)
+        if self.fault == "oom-compiler":
+            withhold_memory_from_compilers()
         self.loss = made(axes["make"], axes["fault"])
         self.weight = torch.zeros(1, device=self.device, requires_grad=True)
         self.facts: dict[str, Any] = {"batch_size": batch_size}
@@ -93,6 +142,12 @@ class ToyTask:
             os._exit(7)
         if self.fault == "hang":
             time.sleep(3600)
+        if self.fault in IN_FORWARD:
+            IN_FORWARD[self.fault]()
+        if self.fault == "killed":
+            be_killed(self.group)
+        if self.fault == "killed-compiler":
+            have_compiler_killed(self.group)
         if self.fault == "oom" and self.too_large:
             self.take_too_much()
         loss = self.loss(batch, self.weight)
@@ -101,7 +156,7 @@ class ToyTask:
         return loss / 0 if self.fault == "nan" else loss
 
     def take_too_much(self) -> None:
-        torch.ones(1 << 40, dtype=torch.uint8, device=self.device)
+        torch.ones(TOO_MUCH, dtype=torch.uint8, device=self.device)
 
     def backward(self, loss: Tensor) -> None:
         self.weight.grad = None

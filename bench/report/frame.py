@@ -33,6 +33,7 @@ _MEDIAN = (
     "peak_memory_gib",
     "first_step_peak_memory_gib",
     "peak_reserved_gib",
+    "unused_reserved_gib",
     "process_gib",
     "budget_percent",
     "utilization_percent",
@@ -51,6 +52,10 @@ BUSY = 1.25
 """Mean step to median step beyond which something else ran beside a trial."""
 
 BUSY_FLAG = "the machine was busy"
+
+THRASHING_FLAG = "runs only by thrashing: the allocator had to free its cache and try again"
+
+_RETRIES = ("first_step_alloc_retries", "alloc_retries")
 
 # What a cell is called when its rounds ended differently: the first of these that occurred.
 _WORST_FIRST = (
@@ -113,7 +118,7 @@ def cell_frame(rows: Sequence[Row]) -> pd.DataFrame:
     ]
     counts = [
         *compilation.COUNTS,
-        *("train_size", "seed_batch_size", "noise_pairs"),
+        *("train_size", "seed_batch_size", "noise_pairs", *_RETRIES),
         *(f"{name}_rounds" for name in ratios),
     ]
     return frame.astype(dict.fromkeys(numbers, float) | dict.fromkeys(counts, "Int64"))
@@ -131,12 +136,18 @@ def _cell(group: pd.DataFrame, medians: Sequence[str]) -> Record:
         cell[name] = next(iter(group[name].dropna()), None)
     for name in ("noise_percent", "noise_pairs"):
         cell[name] = next(iter(good[name].dropna()), None)
+    retries = {name: good[name].dropna().max() for name in _RETRIES}  # NaN where none is known
     told = compilation.of_rounds(good)
-    if cell["slowdown"] is not None and cell["slowdown"] > BUSY:
-        told["flags"] = "; ".join(filter(None, (told["flags"], BUSY_FLAG)))
+    occurred = {
+        BUSY_FLAG: cell["slowdown"] is not None and cell["slowdown"] > BUSY,
+        THRASHING_FLAG: retries["alloc_retries"] > 0,
+    }
+    flags = (told["flags"], *(words for words, occurs in occurred.items() if occurs))
+    told["flags"] = "; ".join(filter(None, flags))
     told_settled = list(good["settled"].dropna())
     return cell | {
         **_rates(good),
+        **retries,
         **told,
         "settled": all(told_settled) if told_settled else None,
         "rounds_unsettled": told_settled.count(False),
@@ -208,7 +219,9 @@ def trial_record(row: Row) -> Record:
         "peak_memory_gib": None,
         "first_step_peak_memory_gib": None,
         "peak_reserved_gib": None,
+        "unused_reserved_gib": None,
         "process_gib": None,
+        **dict.fromkeys(_RETRIES),
         "memory_mode": memory.get("mode"),
         "card_gib": _gib(memory.get("card_bytes")),
         "budget_gib": trial.budget_bytes / GIB,
@@ -273,11 +286,11 @@ def _times(row: Row) -> dict[str, float]:
     }
 
 
-def _memory(row: Row) -> dict[str, float | None]:
-    """Peaks in GiB, and the share of the budget that the whole process took at its peak."""
+def _memory(row: Row) -> Record:
+    """Peaks in GiB, the allocator's retries, and the share of the budget that the process took."""
     memory = row.result.memory
     steady: float | str | None = memory.get("peak_bytes")
-    process: float | None = None
+    process = unused = retries = None
     on_cpu = row.trial.device == "cpu"
     if on_cpu:
         # The kernel tracks the process itself; samples see what it may have started.
@@ -286,12 +299,20 @@ def _memory(row: Row) -> dict[str, float | None]:
         process = max(map(_number, [steady, *samples])) or None
         steady = process
     elif memory.get("peak_reserved_bytes") is not None:
-        process = _number(memory["peak_reserved_bytes"]) + _number(memory["context_bytes"])
+        reserved = _number(memory["peak_reserved_bytes"])
+        process = reserved + _number(memory["context_bytes"])
+        unused = reserved - _number(steady)
+        # Rows of old do not tell those of the warm-up apart.
+        before = memory.get("warmup_alloc_retries", memory.get("first_step_alloc_retries"))
+        retries = _number(memory.get("alloc_retries")) - _number(before)
     return {
         "peak_memory_gib": _gib(steady),
         "first_step_peak_memory_gib": _gib(memory.get("first_step_peak_bytes")),
         "peak_reserved_gib": None if on_cpu else _gib(memory.get("peak_reserved_bytes")),
+        "unused_reserved_gib": _gib(unused),
         "process_gib": None if on_cpu else _gib(memory.get("process_bytes")),
+        "first_step_alloc_retries": memory.get("first_step_alloc_retries"),
+        "alloc_retries": retries,
         "budget_percent": 100 * process / row.trial.budget_bytes if process else None,
     }
 

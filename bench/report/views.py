@@ -2,13 +2,13 @@
 
 import pandas as pd
 
-from bench.report import amp, compiled, ladder, largest
+from bench.report import amp, compiled, ladder, largest, memory
 from bench.report.cells import records
 from bench.report.compiled import RunLength
 from bench.report.page import Page
 from bench.spec import suggest
 
-VIEWS = (compiled.NAME, amp.NAME, ladder.NAME, largest.NAME)
+VIEWS = (compiled.NAME, amp.NAME, ladder.NAME, largest.NAME, memory.NAME)
 
 
 def page(
@@ -36,6 +36,7 @@ def page(
         amp.NAME: amp.amp,
         ladder.NAME: ladder.ladder,
         largest.NAME: largest.largest_batch,
+        memory.NAME: memory.memory,
     }
     return others[view](cells)
 
