@@ -21,7 +21,6 @@ from typing import Any, TypeVar
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor, nn
-from torch.nn.grad import conv2d_input
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from unet.blocks import ConvBlock, DownBlock, UpBlock
@@ -273,11 +272,10 @@ class _Conv(torch.autograd.Function):
         """Gradients of weight, bias and x."""
         weight, *kept = ctx.saved_tensors
         x, of_x = ctx.again(*kept), None
-        shape = x.shape
         of_weights = _weights_backward(gradient, x, weight, ctx.bias_size, ctx.padding)
-        del x  # its gradient, as large, depends on its shape only
+        del x  # its gradient, as large, does not depend on it
         if ctx.needs_input_grad[3]:
-            of_x = conv2d_input(shape, weight, gradient, padding=ctx.padding)
+            of_x = F.conv_transpose2d(gradient, weight, padding=ctx.padding)
         return (*of_weights, None, of_x, None, *[None] * len(kept))
 
 
@@ -308,7 +306,7 @@ class _NormReLUConv(torch.autograd.Function):
         conv_weight, *kept = ctx.saved_tensors
         value = _norm_relu(*kept)
         of_weights = _weights_backward(gradient, value, conv_weight, ctx.bias_size, ctx.padding)
-        of_value = conv2d_input(value.shape, conv_weight, gradient, padding=ctx.padding)
+        of_value = F.conv_transpose2d(gradient, conv_weight, padding=ctx.padding)
         _relu_backward(of_value, value)
         del of_value
         of_norm = _norm_backward(value, kept, ctx.eps)
