@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 
+import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.nn.modules.module import (
@@ -25,6 +26,29 @@ from torch.utils._pytree import tree_iter
 from bench.trial import PHASES
 
 BUILDING = "building"
+
+
+def _convolution(x: Tensor, weight: Tensor, *others: Any) -> int:
+    reordered = 0
+    if not x.is_contiguous(memory_format=torch.channels_last):
+        transposed = others[4]
+        out = weight.shape[1] if transposed else weight.shape[0]
+        reordered = max(x.nbytes, x.nbytes // x.shape[1] * out)
+    return reordered + weight.nbytes
+
+
+def _convolution_backward(gradient: Tensor, x: Tensor, weight: Tensor, *_: Any) -> int:
+    reordered = 0
+    if not x.is_contiguous(memory_format=torch.channels_last):
+        reordered = x.nbytes + gradient.nbytes
+    return reordered + 2 * weight.nbytes
+
+
+_CPU_WORKSPACE: dict[Any, Callable[..., int]] = {
+    torch.ops.aten.convolution.default: _convolution,
+    torch.ops.aten.convolution_backward.default: _convolution_backward,
+}
+"""What oneDNN takes beside arguments and results."""
 
 
 @dataclass
@@ -158,15 +182,23 @@ class _Recorder(TorchDispatchMode):
         for value in tree_iter(result):
             if isinstance(value, Tensor):
                 self._note(value)
+        if workspace := _CPU_WORKSPACE.get(func):
+            size_bytes = workspace(*args)
+            self.blocks.append(
+                Block(size_bytes, self._phase, self._module, self._moment, self._moment + 1)
+            )
         return result
+
+    @property
+    def _module(self) -> str:
+        return self._running[1] if len(self._running) > 1 else "".join(self._running)
 
     def _note(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
         known = self._alive.get(storage._cdata)
         if known is not None and known() is storage:
             return
-        module = self._running[1] if len(self._running) > 1 else "".join(self._running)
-        block = Block(storage.nbytes(), self._phase, module, self._moment)
+        block = Block(storage.nbytes(), self._phase, self._module, self._moment)
         self.blocks.append(block)
 
         def died(_: Any) -> None:
