@@ -72,7 +72,8 @@ def make_lean(model: UNet) -> None:
     _tell_compiler(model)
 
 
-# The compiler saves what convolutions give, and must not save what else it computes.
+# The compiler saves what convolutions give, and must not save what else it computes. Torch warns
+# about operations in place, but nothing that is saved is changed here: ReLU changes batch norm's.
 _compiled = partial(
     checkpoint,
     use_reentrant=False,
