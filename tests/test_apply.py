@@ -35,10 +35,12 @@ CPU_PRECISIONS = [precision for precision in Precision if precision is not Preci
 
 
 def eager(*precisions: Precision) -> list[Variant]:
+    """All combinations, but `lean` with one optimizer: the rest is a matter of its gradients."""
     choices = itertools.product(precisions, MemoryFormat, Optimizer, Checkpointing)
     return [
         Variant(precision, memory_format, optimizer, checkpointing=checkpointing)
         for precision, memory_format, optimizer, checkpointing in choices
+        if checkpointing is not Checkpointing.LEAN or optimizer is Optimizer.FOREACH
     ]
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tests.training import plain_flags_afterwards, relative
 from unet.apply import set_flags, unsupported
-from unet.variant import CudnnBenchmark, Precision, Variant
+from unet.variant import ActivationBudget, CudnnBenchmark, Precision, Variant
 
 # Before each variant, the opposite of what is wanted, wherever torch takes it, as no other test
 # leaves it; any warning is an error.
@@ -19,6 +19,7 @@ SCRIPT = """
 import json, sys
 from operator import attrgetter
 import torch
+import torch._functorch.config
 
 def disturb(precision):
     for owner in ("", ".cudnn", ".cudnn.conv", ".cudnn.rnn", ".cuda.matmul"):
@@ -27,6 +28,7 @@ def disturb(precision):
         getattr(torch.backends.mkldnn, operation).fp32_precision = "bf16"
     torch.backends.cuda.matmul.allow_fp16_accumulation = True
     torch.backends.cudnn.benchmark = torch.backends.cudnn.deterministic = True
+    torch._functorch.config.activation_memory_budget = 0.75
 
 def read(names):
     return {name: attrgetter(name)(torch) for name in names}
@@ -36,6 +38,7 @@ from unet.apply import set_flags
 from unet.variant import Variant
 
 names = ["backends.cudnn.conv.fp32_precision", "backends.mkldnn.conv.fp32_precision"]
+names.append("_functorch.config.activation_memory_budget")
 found = {"imported": read(names)}
 for name in sys.argv[1:]:
     disturb("ieee" if "tf32" in name else "tf32")
@@ -58,13 +61,15 @@ GPU_FLAGS = {
 }
 
 
+BUDGET = "_functorch.config.activation_memory_budget"
+BUDGETS = {kind: Variant(activation_budget=kind) for kind in ActivationBudget}
 VARIANTS = [Variant(precision) for precision in Precision]
 SEARCHING = Variant(cudnn_benchmark=CudnnBenchmark.ON)
 
 
 @pytest.fixture(scope="module")
 def found() -> dict[str, Any]:
-    names = [variant.name for variant in (*VARIANTS, SEARCHING)]
+    names = [variant.name for variant in (*VARIANTS, SEARCHING, *BUDGETS.values())]
     command = [sys.executable, "-W", "error", "-c", SCRIPT, *names]
     done = subprocess.run(command, check=True, capture_output=True)
     read: dict[str, Any] = json.loads(done.stdout)
@@ -75,6 +80,7 @@ def test_importing_sets_no_flag(found: dict[str, Any]) -> None:
     assert found["imported"] == {
         "backends.cudnn.conv.fp32_precision": "tf32",
         "backends.mkldnn.conv.fp32_precision": "bf16",
+        BUDGET: 0.75,
     }
 
 
@@ -89,7 +95,7 @@ def test_tf32_is_set_for_a_gpu_and_only_where_it_is_asked_for(
     in_tf32 = GPU_FLAGS if variant.precision is Precision.TF32 else set()
     assert {name for name in precisions if flags[name] == "tf32"} == in_tf32
     assert {name for name in precisions if flags[name] == "ieee"} == precisions - in_tf32
-    others = flags.keys() - precisions
+    others = flags.keys() - precisions - {BUDGET}
     assert len(others) == 5
     assert {flags[name] for name in others} == {False}
 
@@ -108,6 +114,17 @@ def test_cudnn_searches_where_it_is_asked_to_and_nothing_else_changes(
     plain = found[Variant().name]["in_force"]
     searching = found[SEARCHING.name]["in_force"]
     assert searching == plain | {"backends.cudnn.benchmark": True}
+
+
+def test_the_compiler_is_told_how_much_to_keep_by_every_variant(found: dict[str, Any]) -> None:
+    plain = found[Variant().name]["in_force"]
+    shares = {kind.value: found[variant.name]["in_force"] for kind, variant in BUDGETS.items()}
+    assert shares == {
+        "keep-all": plain | {BUDGET: 1.0},
+        "keep-50": plain | {BUDGET: 0.5},
+        "keep-20": plain | {BUDGET: 0.2},
+        "keep-0": plain | {BUDGET: 0.0},
+    }
 
 
 # That the flags do what they say.

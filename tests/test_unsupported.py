@@ -13,6 +13,7 @@ from torch._inductor.runtime.hints import DeviceProperties
 from tests.training import CPU
 from unet.apply import unsupported
 from unet.variant import (
+    ActivationBudget,
     Checkpointing,
     Compile,
     CudnnBenchmark,
@@ -154,6 +155,14 @@ def test_compiling_may_be_switched_off(monkeypatch: pytest.MonkeyPatch, switch: 
     assert unsupported(Variant(), CPU) is None
     monkeypatch.setenv(switch, "0")
     assert unsupported(Variant(compile=Compile.DEFAULT), CPU) is None
+
+
+@pytest.mark.parametrize("kind", [kind for kind in ActivationBudget if kind != "keep-all"])
+def test_there_is_nothing_to_keep_less_of_without_the_compiler(kind: ActivationBudget) -> None:
+    reason = f"{kind.value} acts on what torch.compile makes, not on eager"
+    for device in (CPU, CUDA):
+        assert unsupported(Variant(activation_budget=kind), device) == reason
+    assert unsupported(Variant(compile=Compile.DEFAULT, activation_budget=kind), CPU) is None
 
 
 # Cards.

@@ -12,11 +12,20 @@ from operator import attrgetter
 from typing import Final
 
 import torch
+import torch._functorch.config
 from torch import Tensor, nn
 
 from unet.checkpointing import checkpoint_blocks
 from unet.model import UNet
-from unet.variant import Compile, CudnnBenchmark, MemoryFormat, Optimizer, Precision, Variant
+from unet.variant import (
+    ActivationBudget,
+    Compile,
+    CudnnBenchmark,
+    MemoryFormat,
+    Optimizer,
+    Precision,
+    Variant,
+)
 
 Network = Callable[[Tensor], Tensor]
 """From (N, in_channels, H, W) to (N, out_channels, H, W)."""
@@ -31,6 +40,12 @@ _COMPILE_MODE: Final = {
     Compile.REDUCE_OVERHEAD: "reduce-overhead",
     Compile.MAX_AUTOTUNE: "max-autotune",
 }
+_KEPT: Final = {
+    ActivationBudget.KEEP_ALL: 1.0,
+    ActivationBudget.KEEP_50: 0.5,
+    ActivationBudget.KEEP_20: 0.2,
+    ActivationBudget.KEEP_0: 0.0,
+}
 # What computes in each format, as `torch.cpu.get_capabilities` names it, on x86 and ARM; elsewhere
 # torch widens the numbers, computes in fp32 and rounds what it stores.
 _CPU_ARITHMETIC: Final = {
@@ -41,10 +56,11 @@ _VOLTA: Final = (7, 0)
 _AMPERE: Final = (8, 0)
 
 
-def set_flags(variant: Variant) -> dict[str, str | bool]:
-    """Sets every process-wide flag of torch that decides about precision or choice of algorithm.
+def set_flags(variant: Variant) -> dict[str, str | bool | float]:
+    """Sets every flag of torch that decides about precision or choice of algorithm.
 
-    Call it once, in the trial's own process.
+    Call it once, in the trial's own process, and in the thread that runs the network: torch keeps
+    what its compiler is told for each thread.
 
     Args:
         variant: What is left in fp32 is IEEE fp32 in every variant but `tf32`: TF32 under the label
@@ -59,7 +75,7 @@ def set_flags(variant: Variant) -> dict[str, str | bool]:
     # (as its compiler does) where the newer one says something else.
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
     torch.backends.cudnn.allow_tf32 = tf32
-    wanted: dict[str, str | bool] = {
+    wanted: dict[str, str | bool | float] = {
         # From the general to the particular: a general one also stands for what is not set below.
         "backends.fp32_precision": "ieee",
         "backends.cudnn.fp32_precision": gpu,
@@ -79,6 +95,8 @@ def set_flags(variant: Variant) -> dict[str, str | bool]:
         # another algorithm in each process.
         "backends.cudnn.benchmark": variant.cudnn_benchmark is CudnnBenchmark.ON,
         "backends.cudnn.deterministic": False,
+        # Read when the network is compiled, which is in its first step.
+        "_functorch.config.activation_memory_budget": _KEPT[variant.activation_budget],
     }
     for name, value in wanted.items():
         owner, _, flag = name.rpartition(".")
@@ -92,7 +110,10 @@ def unsupported(variant: Variant, device: torch.device) -> str | None:
     A number format that a device only emulates is not supported: its gradients come out right, but
     an order of magnitude later than fp32's (fp16 12 times on a CPU without fp16 arithmetic).
     """
-    if variant.compile is not Compile.EAGER:
+    if variant.compile is Compile.EAGER:
+        if variant.activation_budget is not ActivationBudget.KEEP_ALL:
+            return f"{variant.activation_budget} acts on what torch.compile makes, not on eager"
+    else:
         for switch in ("TORCH_COMPILE_DISABLE", "TORCHDYNAMO_DISABLE"):
             if os.environ.get(switch, "0") != "0":
                 return f"torch.compile is switched off by {switch}={os.environ[switch]}"

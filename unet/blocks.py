@@ -99,5 +99,7 @@ class UpBlock(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             height, width = size
             if self.upsampling == "bilinear":
-                return _Bilinear.apply(x, (height, width))
-            return F.interpolate(x, (height, width), mode=self.upsampling)
+                x = _Bilinear.apply(x, (height, width))
+            else:
+                x = F.interpolate(x, (height, width), mode=self.upsampling)
+            return x

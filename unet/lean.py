@@ -5,8 +5,8 @@ int64 indices, upsampling and concatenation are a few operations a number, where
 3x3 convolution gives took thousands. So a convolution keeps how to make its input again, from other
 convolutions' outputs, in the place of the input. Nothing is convolved twice.
 
-Eagerly, autograd functions do it, one for each kind of what stands before a convolution. Compiled, it
-is a word to the compiler, which arranges recomputation itself.
+Eagerly, autograd functions do it, one for each kind of what stands before a convolution. Compiled,
+it is a word to the compiler, which arranges recomputation itself.
 
 All is computed by the kernels that the network runs without `lean`, so that loss, gradients and
 buffers are the same bits wherever those kernels are deterministic, and normalizing by statistics
@@ -16,18 +16,18 @@ that are given rounds as normalizing by one's own does (on a CPU it does).
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from unet.blocks import ConvBlock, DownBlock, UpBlock
 from unet.model import UNet
 
 aten = torch.ops.aten
-Block = TypeVar("Block", bound=nn.Module)
 
 
 @dataclass
@@ -35,20 +35,15 @@ class Cheap:
     """A tensor that need not be kept.
 
     Attributes:
-        value: The tensor, (N, C, H, W), until it is taken.
-        again: Makes the value again, without gradients, from `kept`.
+        value: A list of the tensor, (N, C, H, W). Who uses it takes it out, since callers further
+            out hold this for longer.
+        again: Makes the tensor again, without gradients, from `kept`.
         kept: Tensors that stay until the backward pass.
     """
 
-    value: Tensor | None
+    value: list[Tensor]
     again: Callable[..., Tensor]
     kept: tuple[Tensor, ...]
-
-    def take(self) -> Tensor:
-        """The value, of which this lets go: callers further out hold this longer than they need."""
-        value, self.value = self.value, None
-        assert value is not None
-        return value
 
 
 @dataclass
@@ -61,9 +56,8 @@ class Raw:
     def arguments(self) -> tuple[Any, ...]:
         """What batch norm takes in training; counts the batch, as the module would."""
         norm = self.norm
-        assert norm.num_batches_tracked is not None
-        norm.num_batches_tracked.add_(1)
-        statistics = norm.running_mean, norm.running_var, True, norm.momentum, norm.eps
+        norm.get_buffer("num_batches_tracked").add_(1)
+        statistics = norm.running_mean, norm.running_var, norm.momentum, norm.eps
         return self.value, norm.weight, norm.bias, *statistics
 
 
@@ -75,20 +69,11 @@ def make_lean(model: UNet) -> None:
     for up in model.up:
         _replace(up, _up)
     _replace(model.head, _conv)
-    plain = model.forward
-
-    def forward(x: Tensor) -> Tensor:
-        result: Tensor
-        if torch.compiler.is_compiling() and model.training and torch.is_grad_enabled():
-            result = _compiled(plain, x)
-        else:
-            result = plain(x)
-        return result
-
-    model.forward = forward
+    _tell_compiler(model)
 
 
-# The compiler saves what convolutions give, and must not save what else it computes.
+# The compiler saves what convolutions give, and must not save what else it computes. Torch warns
+# about operations in place, but nothing that is saved is changed here: ReLU changes batch norm's.
 _compiled = partial(
     checkpoint,
     use_reentrant=False,
@@ -97,7 +82,18 @@ _compiled = partial(
 )
 
 
-def _replace(block: Block, lean: Callable[..., Any]) -> None:
+def _tell_compiler(network: nn.Module) -> None:
+    plain = network.forward
+
+    def forward(x: Tensor) -> Any:
+        if torch.compiler.is_compiling() and network.training and torch.is_grad_enabled():
+            return _compiled(plain, x)
+        return plain(x)
+
+    network.forward = forward
+
+
+def _replace(block: nn.Module, lean: Callable[..., Any]) -> None:
     plain = block.forward
 
     def forward(x: Tensor | Cheap | Raw, *skip: Any) -> Any:
@@ -117,15 +113,16 @@ def _given(x: Tensor) -> Cheap:
     kind = x.device.type
     if torch.is_autocast_enabled(kind):
         x = x.to(torch.get_autocast_dtype(kind))
-    return Cheap(x, lambda kept: kept, (x,))
+    return Cheap([x], lambda kept: kept, (x.detach(),))
 
 
 def _down(down: DownBlock, x: Cheap) -> tuple[Cheap, Cheap]:
     raw = _convs(down.convs, x)
-    value, mean, inverse = _NormReLU.apply(*raw.arguments())
-    kept = raw.value.detach(), raw.norm.weight.detach(), raw.norm.bias.detach(), mean, inverse
-    pooled = Cheap(_Pool.apply(value, *kept), lambda *kept: down.pool(_norm_relu(*kept)), kept)
-    return pooled, Cheap(value, _norm_relu, kept)
+    value, *statistics = _NormReLU.apply(*raw.arguments())
+    norm = raw.norm
+    kept = raw.value.detach(), norm.weight.detach(), norm.bias.detach(), *statistics
+    pooled = Cheap([_Pool.apply(value, *kept)], lambda *kept: down.pool(_norm_relu(*kept)), kept)
+    return pooled, Cheap([value], _norm_relu, kept)
 
 
 def _up(up: UpBlock, x: Raw, skip: Cheap) -> Raw:
@@ -134,7 +131,7 @@ def _up(up: UpBlock, x: Raw, skip: Cheap) -> Raw:
 
 
 def _merged(up: UpBlock, below: Tensor, skip: Cheap) -> Cheap:
-    value, again = skip.take(), skip.again
+    value, again = skip.value.pop(), skip.again
     channels, size = value.shape[1], value.shape[2:]
     merged = torch.cat((value, up.upsample(below, size)), dim=1)
     shape, strides = merged.shape, merged.stride()
@@ -146,26 +143,30 @@ def _merged(up: UpBlock, below: Tensor, skip: Cheap) -> Cheap:
         merged[:, channels:] = up.upsample(below, size)
         return merged
 
-    return Cheap(merged, join, (below.detach(), *skip.kept))
+    return Cheap([merged], join, (below.detach(), *skip.kept))
 
 
 def _convs(convs: ConvBlock, x: Cheap | Raw) -> Raw:
-    first, first_norm, _, second, second_norm, _ = convs
+    layers: list[Any] = list(convs)
+    first, first_norm, _, second, second_norm, _ = layers
     return Raw(_conv(second, Raw(_conv(first, x), first_norm)), second_norm)
 
 
 def _conv(conv: nn.Conv2d, x: Cheap | Raw) -> Tensor:
-    dtype = x.value.dtype
-    weight = conv.weight.to(dtype), None if conv.bias is None else conv.bias.to(dtype), conv.padding
-    result: Tensor
+    function: type[torch.autograd.Function]
     if isinstance(x, Raw):
-        result = _NormReLUConv.apply(*weight, *x.arguments())
+        function, inputs = _NormReLUConv, x.arguments()
     else:
-        result = _Conv.apply(*weight, x.take(), x.again, *x.kept)
+        function, inputs = _Conv, (x.value.pop(), x.again, *x.kept)
+    dtype = inputs[0].dtype
+    bias = None if conv.bias is None else conv.bias.to(dtype)
+    result: Tensor = function.apply(conv.weight.to(dtype), bias, conv.padding, *inputs)
     return result
 
 
-def _norm_relu(y: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, inverse: Tensor) -> Tensor:
+def _norm_relu(
+    y: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, inverse: Tensor, *_: Tensor
+) -> Tensor:
     """ReLU of (y - mean) * inverse * weight + bias, all but y, (N, C, H, W), of shape (C,).
 
     Batch norm's forward pass once more, without its statistics: that of evaluation, to which a
@@ -182,26 +183,20 @@ def _relu_backward(gradient: Tensor, value: Tensor) -> None:
     aten.threshold_backward.grad_input(gradient, value, 0, grad_input=value)
 
 
-def _norm_backward(
-    gradient: Tensor, kept: tuple[Tensor, ...], eps: float
-) -> tuple[Tensor, Tensor, Tensor]:
+def _norm_backward(gradient: Tensor, kept: tuple[Tensor, ...], eps: float) -> Any:
     """Gradients of a batch norm's y, weight and bias."""
-    y, weight, _, mean, inverse = kept
-    of_y, of_weight, of_bias = aten.native_batch_norm_backward(
-        gradient, y, weight, None, None, mean, inverse, True, eps, [True, True, True]
+    y, weight, _, mean, inverse, reserve = kept
+    return aten.batch_norm_backward(
+        gradient, y, weight, None, None, mean, inverse, True, eps, [True, True, True], reserve
     )
-    return of_y, of_weight, of_bias
 
 
-def _weights_backward(
-    gradient: Tensor, x: Tensor, weight: Tensor, bias_size: list[int] | None, padding: Any
-) -> tuple[Tensor, Tensor | None]:
-    """Gradients of a convolution's weight and bias."""
-    mask = [False, True, bias_size is not None]
-    _, of_weight, of_bias = aten.convolution_backward(
-        *(gradient, x, weight, bias_size, [1, 1], padding, [1, 1], False, [0, 0], 1, mask)
+def _conv_backward(ctx: Any, gradient: Tensor, x: Tensor, weight: Tensor, *, of_x: bool) -> Any:
+    """Gradients of a convolution's x (None unless it is wanted), weight and bias."""
+    mask = [of_x, True, ctx.bias_size is not None]
+    return aten.convolution_backward(
+        *(gradient, x, weight, ctx.bias_size, [1, 1], ctx.padding, [1, 1], False, [0, 0], 1, mask)
     )
-    return of_weight, of_bias
 
 
 class _NormReLU(torch.autograd.Function):
@@ -210,16 +205,16 @@ class _NormReLU(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, y: Tensor, weight: Tensor, bias: Tensor, *statistics: Any
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns the result, and mean and 1 / standard deviation, both (C,), of the batch."""
-        value, mean, inverse = aten.native_batch_norm(y, weight, bias, *statistics)
-        ctx.mark_non_differentiable(mean, inverse)
-        ctx.save_for_backward(y, weight, bias, mean, inverse)
-        ctx.statistics = len(statistics)
-        ctx.eps = statistics[-1]
-        return value.relu_(), mean, inverse
+    ) -> tuple[Tensor, ...]:
+        """Returns the result; the batch's mean and 1 / standard deviation, both (C,); a reserve."""
+        value, *of_batch = aten._batch_norm_with_update(y, weight, bias, *statistics)
+        ctx.mark_non_differentiable(*of_batch)
+        ctx.save_for_backward(y, weight, bias, *of_batch)
+        ctx.statistics, ctx.eps = len(statistics), statistics[-1]
+        return value.relu_(), *of_batch
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of y, weight and bias."""
         kept = ctx.saved_tensors
@@ -238,6 +233,7 @@ class _Pool(torch.autograd.Function):
         return F.max_pool2d(x, 2)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Gradient of x."""
         x = _norm_relu(*ctx.saved_tensors)
@@ -256,23 +252,24 @@ class _Conv(torch.autograd.Function):
         ctx: Any,
         weight: Tensor,
         bias: Tensor | None,
-        padding: Any,
+        padding: tuple[int, ...],
         x: Tensor,
         again: Callable[..., Tensor],
         *kept: Tensor,
     ) -> Tensor:
         """Maps x, (N, C, H, W), to (N, C', H, W)."""
         ctx.padding, ctx.again = padding, again
-        ctx.bias_size = None if bias is None else list(bias.shape)
+        ctx.bias_size = None if bias is None else bias.shape
         ctx.save_for_backward(weight, *kept)
         return F.conv2d(x, weight, bias, padding=padding)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of weight, bias and x."""
         weight, *kept = ctx.saved_tensors
         x, of_x = ctx.again(*kept), None
-        of_weights = _weights_backward(gradient, x, weight, ctx.bias_size, ctx.padding)
+        _, *of_weights = _conv_backward(ctx, gradient, x, weight, of_x=False)
         del x  # its gradient, as large, does not depend on it
         if ctx.needs_input_grad[3]:
             of_x = F.conv_transpose2d(gradient, weight, padding=ctx.padding)
@@ -287,26 +284,26 @@ class _NormReLUConv(torch.autograd.Function):
         ctx: Any,
         conv_weight: Tensor,
         conv_bias: Tensor | None,
-        padding: Any,
+        padding: tuple[int, ...],
         y: Tensor,
         weight: Tensor,
         bias: Tensor,
         *statistics: Any,
     ) -> Tensor:
         """Maps y, (N, C, H, W), to (N, C', H, W)."""
-        value, mean, inverse = aten.native_batch_norm(y, weight, bias, *statistics)
+        value, *of_batch = aten._batch_norm_with_update(y, weight, bias, *statistics)
         ctx.padding, ctx.statistics, ctx.eps = padding, len(statistics), statistics[-1]
-        ctx.bias_size = None if conv_bias is None else list(conv_bias.shape)
-        ctx.save_for_backward(conv_weight, y, weight, bias, mean, inverse)
+        ctx.bias_size = None if conv_bias is None else conv_bias.shape
+        ctx.save_for_backward(conv_weight, y, weight, bias, *of_batch)
         return F.conv2d(value.relu_(), conv_weight, conv_bias, padding=padding)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of the convolution's weight and bias, and of y, weight and bias."""
         conv_weight, *kept = ctx.saved_tensors
         value = _norm_relu(*kept)
-        of_weights = _weights_backward(gradient, value, conv_weight, ctx.bias_size, ctx.padding)
-        of_value = F.conv_transpose2d(gradient, conv_weight, padding=ctx.padding)
+        of_value, *of_weights = _conv_backward(ctx, gradient, value, conv_weight, of_x=True)
         _relu_backward(of_value, value)
         del of_value
         of_norm = _norm_backward(value, kept, ctx.eps)

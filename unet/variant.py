@@ -50,6 +50,19 @@ class Checkpointing(StrEnum):
     LEAN = "lean"  # all but the convolutions: what is dear is kept, what is cheap made again
 
 
+class ActivationBudget(StrEnum):
+    """How much torch.compile may keep for the backward pass, in percent of what it would by itself.
+
+    It chooses what is computed again in its stead, the cheapest first. What is kept shrinks with
+    each step down the list; peak memory need not, as what is computed again takes memory too.
+    """
+
+    KEEP_ALL = "keep-all"
+    KEEP_50 = "keep-50"
+    KEEP_20 = "keep-20"
+    KEEP_0 = "keep-0"  # the network's input and weights only
+
+
 class Optimizer(StrEnum):
     """How Adam's arithmetic is carried out: a few kernels over all weights, or a single one."""
 
@@ -73,6 +86,7 @@ class Variant:
     optimizer: Optimizer = Optimizer.FOREACH
     compile: Compile = Compile.EAGER
     checkpointing: Checkpointing = Checkpointing.NONE
+    activation_budget: ActivationBudget = ActivationBudget.KEEP_ALL
     cudnn_benchmark: CudnnBenchmark = CudnnBenchmark.OFF
 
     @property
