@@ -150,7 +150,10 @@ def test_blocks_compute_again_once_each_from_the_last_to_the_first(
 
 
 class Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """How often torch's operations ran; of a convolution's gradients, each that was wanted."""
+    """How often torch's operations ran; of a convolution's gradients, each that was wanted.
+
+    A transposed convolution is the gradient of a convolution's input by another name.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -160,7 +163,11 @@ class Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         name = func.overloadpacket.__name__
-        wanted = args[-1] if name == "convolution_backward" else [True]
+        wanted = [True]
+        if name == "convolution_backward":
+            wanted = args[-1]
+        elif name == "convolution" and args[6]:
+            name = "convolution_backward"
         self.calls[name] += sum(wanted)
         return func(*args, **(kwargs or {}))
 
