@@ -1,8 +1,12 @@
-"""Runs training steps without a device: with tensors that have a shape and no memory.
+"""Training steps without their memory: in a child process, with tensors that have shapes only.
 
-Every operation is carried out by torch as in a trial, on fake tensors (`FakeTensorMode`), and what
-comes to life and dies with it is written down. Temporary memory inside a single operation, such as
-a convolution's workspace, is not seen.
+Torch carries out every operation as in a trial, on fake tensors (`FakeTensorMode`), and what comes
+to life and dies is written down. Always on CPU tensors, since fake CUDA tensors have no backward
+pass where there is no GPU; a network whose operations both kinds of autocast treat alike computes
+in the same precisions there.
+
+Sizes are linear in the batch, and which memory lives when does not depend on it. So two traces at
+different batch sizes give every moment's memory at any batch size, and a third one checks that.
 """
 
 import gc
@@ -10,45 +14,90 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import IO, Any
 from unittest.mock import patch
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
-from torch.nn.modules.module import (
-    register_module_forward_hook,
-    register_module_forward_pre_hook,
-)
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
+from bench.monitor import read_proc_status
+from bench.predict import ACTIVATIONS, TEMPORARY, Moment
 from bench.trial import PHASES
+from bench.worker import Events
+from bench.workload import TaskFactory, load_object
 
 BUILDING = "building"
+BATCHES = (2, 3)
+"""Two batch sizes, as small as any that is not special: a trace takes as long at any."""
 
-
-def _convolution(x: Tensor, weight: Tensor, *others: Any) -> int:
-    reordered = 0
-    if not x.is_contiguous(memory_format=torch.channels_last):
-        transposed = others[4]
-        out = weight.shape[1] if transposed else weight.shape[0]
-        reordered = max(x.nbytes, x.nbytes // x.shape[1] * out)
-    return reordered + weight.nbytes
-
-
-def _convolution_backward(gradient: Tensor, x: Tensor, weight: Tensor, *_: Any) -> int:
-    reordered = 0
-    if not x.is_contiguous(memory_format=torch.channels_last):
-        reordered = x.nbytes + gradient.nbytes
-    return reordered + 2 * weight.nbytes
-
-
-_CPU_WORKSPACE: dict[Any, Callable[..., int]] = {
-    torch.ops.aten.convolution.default: _convolution,
-    torch.ops.aten.convolution_backward.default: _convolution_backward,
+# What memory is that outlives the phase it came to life in.
+_LASTING = {
+    BUILDING: "parameters",
+    "data": "batch",
+    "forward": ACTIVATIONS,
+    "backward": "gradients",
+    "optimizer": "optimizer state",
 }
-"""What oneDNN takes beside arguments and results."""
+
+
+def predict(request: dict[str, Any], pipe: IO[bytes]) -> None:
+    """Tells the parent how much memory training a variant takes, at any batch size.
+
+    Args:
+        request: `task` (as `module:attribute`), `axes`, `settings`, `device` (the kind that is
+            meant: `cpu` or `cuda`), and `check`, the batch size of the third trace.
+        pipe: Gets `steady` and `first_step` (lists of `Moment`), `resident` (the `Moment` after a
+            first step) and `check_error`, by how much the third trace's peak is off, as a share;
+            or `{"error": ...}`.
+    """
+    # A compiled network is traced as it runs eagerly.
+    torch.compiler.set_stance("force_eager")
+    at = partial(_trace_at, request)
+    try:
+        few, more = map(at, BATCHES)
+        lines = _Lines(few, more)
+        found = {"steady": lines.moments(4, 8), "first_step": lines.moments(0, 4)}
+        found["resident"] = lines.at(more.ends[4])
+        third = at(request["check"])
+    except Exception as error:  # noqa: BLE001 (whatever the task cannot do without memory)
+        Events(pipe).send({"error": f"cannot be traced: {type(error).__name__}: {error}"})
+        return
+    peak = max(sum(c + s * request["check"] for c, s in m.values()) for m in found["steady"])
+    error_share = peak / third.live()[third.ends[4] : third.ends[8]].max() - 1
+    Events(pipe).send(found | {"check_error": float(error_share)})
+
+
+def measure_process(request: dict[str, Any], pipe: IO[bytes]) -> None:
+    """Tells the parent what a process on the CPU has after one real step with a batch of one.
+
+    Args:
+        request: `task`, `axes` and `settings`, as of `predict`.
+        pipe: Gets `process_bytes`, anonymous resident memory.
+    """
+    task = _build(request, 1)
+    task.backward(task.forward(task.example()))
+    task.optimize(0.0)
+    gc.collect()
+    Events(pipe).send({"process_bytes": read_proc_status()["RssAnon"]})
+
+
+def _build(request: dict[str, Any], batch_size: int) -> Any:
+    factory: TaskFactory = load_object(request["task"])
+    settings = request["settings"]
+    return factory(
+        axes=request["axes"], settings=settings, batch_size=batch_size, handle={}, device="cpu"
+    )
+
+
+def _trace_at(request: dict[str, Any], batch_size: int) -> "Trace":
+    workspaces = _ONEDNN if request["device"] == "cpu" else {}
+    return trace(lambda: _build(request, batch_size), workspaces)
 
 
 @dataclass
@@ -72,33 +121,104 @@ class Block:
 
 @dataclass
 class Trace:
-    """What two training steps did with memory.
+    """What building a task and two training steps did with memory.
 
     Attributes:
         blocks: In the order in which they came to life.
-        ends: The moment at which each phase ended: building, and those of the two steps.
+        ends: The moment at which building ended, then each phase of the two steps.
     """
 
     blocks: list[Block]
     ends: list[int]
 
+    def live(self) -> np.ndarray:
+        """Bytes that were alive at each moment, float64."""
+        return _live(self, np.array([block.size_bytes for block in self.blocks], float))
 
-def trace(build: Callable[[], Any]) -> Trace:
-    """Traces a task: how it is built, and two training steps.
+
+def _live(trace: Trace, weights: np.ndarray) -> np.ndarray:
+    """The sum of the weights, (blocks, ...), of the blocks that live at each moment."""
+    length = trace.ends[-1] + 2
+    change = np.zeros((length, *weights.shape[1:]))
+    np.add.at(change, [block.born for block in trace.blocks], weights)
+    died = [length - 1 if block.died is None else block.died for block in trace.blocks]
+    np.subtract.at(change, died, weights)
+    return np.cumsum(change, axis=0)[:-1]
+
+
+class _Lines:
+    """Memory at each moment as a line over the batch size, from two traces.
+
+    Raises:
+        ValueError: The two did not do the same.
+    """
+
+    def __init__(self, few: Trace, more: Trace) -> None:
+        def course(trace: Trace) -> list[tuple[Any, ...]]:
+            return [(b.phase, b.module, b.born, b.died) for b in trace.blocks]
+
+        if course(few) != course(more):
+            raise ValueError("what is done with memory depends on the batch size")
+        low, high = BATCHES
+        small, large = (
+            np.array([block.size_bytes for block in trace.blocks], float) for trace in (few, more)
+        )
+        slopes = (large - small) / (high - low)
+        self._trace = more
+        kinds = [_kind(block, more.ends) for block in more.blocks]
+        self._kinds = sorted(set(kinds))
+        # (blocks, kinds, constant and slope): each block's line in the column of its kind.
+        lines = np.zeros((len(kinds), len(self._kinds), 2))
+        columns = [self._kinds.index(kind) for kind in kinds]
+        lines[range(len(kinds)), columns, 0] = small - low * slopes
+        lines[range(len(kinds)), columns, 1] = slopes
+        self._lines = _live(more, lines)
+
+    def at(self, moment: int) -> Moment:
+        """The line of each kind of memory at a moment."""
+        found = zip(self._kinds, self._lines[moment].tolist(), strict=True)
+        return {kind: line for kind, line in found if any(line)}
+
+    def moments(self, first: int, last: int) -> list[Moment]:
+        """Those moments between two ends of phases that are the peak at some batch size."""
+        begin, end = self._trace.ends[first], self._trace.ends[last]
+        totals = self._lines[begin:end].sum(axis=1)
+        # From a batch of one on, the next peak is where a steeper line first crosses this one.
+        batch, found = 1.0, [int(np.lexsort((totals[:, 1], totals @ (1, 1)))[-1])]
+        while True:
+            constant, slope = totals[found[-1]]
+            steeper = np.flatnonzero(totals[:, 1] > slope + 0.5)
+            if not len(steeper):
+                break
+            crossings = (constant - totals[steeper, 0]) / (totals[steeper, 1] - slope)
+            batch = max(batch, crossings.min())
+            at_once = steeper[crossings <= batch]
+            found.append(int(at_once[totals[at_once, 1].argmax()]))
+        return [self.at(begin + moment) for moment in found]
+
+
+def _kind(block: Block, ends: list[int]) -> str:
+    """What a block is, by how long it lives: what it outlives its phase as, or temporary."""
+    phase_ends = next(end for end in ends if block.born <= end)
+    if block.died is not None and block.died <= phase_ends:
+        return TEMPORARY
+    kind = _LASTING[block.phase]
+    return f"{kind} of {block.module or 'the loss'}" if kind == ACTIVATIONS else kind
+
+
+def trace(build: Callable[[], Any], workspaces: "Workspaces") -> Trace:
+    """Traces how a task is built, and two of its training steps.
 
     Args:
-        build: Makes the task; called in a mode where tensors are fake. See `bench.workload.Task`,
-            of which `example` takes the place of `load`.
+        build: Makes the task; called where tensors are fake. See `bench.workload.Task`, of which
+            `example` takes the place of `load`.
+        workspaces: What operations take beside their arguments and results.
     """
-    with (
-        _no_collection(),
-        _converting(),
-        FakeTensorMode(allow_non_fake_inputs=True),
-        _Recorder() as recorder,
-    ):
-        ends = []
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    recorder = _Recorder(workspaces)
+    with _no_collection(), _conversion(), fake, recorder:
         task = build()
-        ends.append(recorder.end(PHASES[0]))
+        ends = [recorder.end("data")]
         for _ in range(2):
             batch = task.example()
             ends.append(recorder.end("forward"))
@@ -107,13 +227,13 @@ def trace(build: Callable[[], Any]) -> Trace:
             task.backward(loss)
             ends.append(recorder.end("optimizer"))
             task.optimize(0.0)
-            ends.append(recorder.end(PHASES[0]))
+            ends.append(recorder.end("data"))
     return Trace(recorder.blocks, ends)
 
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Memory dies when nobody refers to it, and not when the collector happens to run."""
+    """Memory dies when nobody refers to it, not when the collector happens to run."""
     gc.collect()
     gc.disable()
     try:
@@ -123,31 +243,31 @@ def _no_collection() -> Iterator[None]:
 
 
 @contextmanager
-def _converting() -> Iterator[None]:
+def _conversion() -> Iterator[None]:
     """Lets modules convert fake parameters, which torch's own way refuses to swap."""
 
-    def apply(self: nn.Module, convert: Callable[[Tensor], Tensor], _: bool = True) -> nn.Module:
-        for module in self.modules():
+    def apply(root: nn.Module, convert: Callable[[Tensor], Tensor], _: bool = True) -> nn.Module:
+        for module in root.modules():
             for parameter in module.parameters(recurse=False):
                 parameter.data = convert(parameter.data)
             for name, buffer in module.named_buffers(recurse=False):
                 module._buffers[name] = convert(buffer)
-        return self
+        return root
 
     with patch.object(nn.Module, "_apply", apply):
         yield
 
 
-class _Recorder(TorchDispatchMode):
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Sees every operation, and the storages that its results bring to life."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, workspaces: "Workspaces") -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
         self.blocks: list[Block] = []
+        self._workspaces = workspaces
         self._phase = BUILDING
         self._moment = 0
         self._alive: dict[int, weakref.ref[Any]] = {}
-        self._root: nn.Module | None = None
         self._names: dict[nn.Module, str] = {}
         self._running: list[str] = []
 
@@ -156,11 +276,11 @@ class _Recorder(TorchDispatchMode):
             register_module_forward_pre_hook(self._enter_module),
             register_module_forward_hook(self._leave_module, always_call=True),
         ]
-        super().__enter__()
+        super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *error: object) -> None:
-        super().__exit__(*error)
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
         for hook in self._hooks:
             hook.remove()
 
@@ -176,35 +296,31 @@ class _Recorder(TorchDispatchMode):
         try:
             result = func(*args, **(kwargs or {}))
         except DataDependentOutputException:
-            # A loss scaler asks whether any gradient has overflowed.
-            result = 0
+            result = 0  # a loss scaler asks whether any gradient has overflowed
         self._moment += 1
         for value in tree_iter(result):
             if isinstance(value, Tensor):
-                self._note(value)
-        if workspace := _CPU_WORKSPACE.get(func):
-            size_bytes = workspace(*args)
-            self.blocks.append(
-                Block(size_bytes, self._phase, self._module, self._moment, self._moment + 1)
-            )
+                self._note(value.untyped_storage())
+        if func in self._workspaces:
+            self._block(self._workspaces[func](*args)).died = self._moment + 1
         return result
 
-    @property
-    def _module(self) -> str:
-        return self._running[1] if len(self._running) > 1 else "".join(self._running)
-
-    def _note(self, tensor: Tensor) -> None:
-        storage = tensor.untyped_storage()
+    def _note(self, storage: torch.UntypedStorage) -> None:
         known = self._alive.get(storage._cdata)
         if known is not None and known() is storage:
             return
-        block = Block(storage.nbytes(), self._phase, self._module, self._moment)
-        self.blocks.append(block)
+        block = self._block(storage.nbytes())
 
-        def died(_: Any) -> None:
+        def die(_: Any) -> None:
             block.died = self._moment + 1
 
-        self._alive[storage._cdata] = weakref.ref(storage, died)
+        self._alive[storage._cdata] = weakref.ref(storage, die)
+
+    def _block(self, size_bytes: int) -> Block:
+        # The parts of a network are what its outermost module calls.
+        module = self._running[1] if len(self._running) > 1 else ""
+        self.blocks.append(Block(size_bytes, self._phase, module, self._moment))
+        return self.blocks[-1]
 
     def _enter_module(self, module: nn.Module, _: Any) -> None:
         if not self._running:
@@ -213,3 +329,33 @@ class _Recorder(TorchDispatchMode):
 
     def _leave_module(self, *_: Any) -> None:
         self._running.pop()
+
+
+Workspaces = dict[Any, Callable[..., int]]
+"""Operation -> bytes that it takes for its own duration, from its arguments."""
+
+
+def _convolution(x: Tensor, weight: Tensor, *others: Any) -> int:
+    """Weights, and the larger of argument and result, are put into oneDNN's own order.
+
+    What is channels-last need not be.
+    """
+    if x.is_contiguous(memory_format=torch.channels_last):
+        return weight.nbytes
+    transposed = others[4]
+    channels = weight.shape[1 if transposed else 0]
+    return weight.nbytes + max(x.nbytes, x.nbytes // x.shape[1] * channels)
+
+
+def _convolution_backward(gradient: Tensor, x: Tensor, weight: Tensor, *_: Any) -> int:
+    """Likewise weights, and their gradient; argument and gradient."""
+    if x.is_contiguous(memory_format=torch.channels_last):
+        return 2 * weight.nbytes
+    return 2 * weight.nbytes + x.nbytes + gradient.nbytes
+
+
+# Measured with each tensor in pages of its own (`MALLOC_MMAP_THRESHOLD_`), fp32 and bf16.
+_ONEDNN: Workspaces = {
+    torch.ops.aten.convolution.default: _convolution,
+    torch.ops.aten.convolution_backward.default: _convolution_backward,
+}
