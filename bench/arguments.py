@@ -79,6 +79,7 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
     _add_source(command)
     _add_values(command)
     _add_running(command)
+    _add_predict(command, "predict memory first; what is not expected to fit comes last")
     command.add_argument("--json", action="store_true", help="events as they come, one a line")
 
     command = add("plan", "List every cell of a sweep and run nothing")
@@ -87,6 +88,7 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
     command.add_argument(
         "--out", metavar="DIR", help="what is done there, and how long the rest will take"
     )
+    _add_predict(command, "predict every cell's peak memory, for any --device")
     command.add_argument("--json", action="store_true", help="one JSON object a line")
 
     command = add("trial", "Measure one cell")
@@ -207,6 +209,10 @@ def _add_values(command: Parser) -> None:
         metavar="SIZE",
         help="memory budget, such as 6GiB (default: 8GiB, less if less is free)",
     )
+
+
+def _add_predict(command: Parser, words: str) -> None:
+    command.add_argument("--predict", action="store_true", help=words)
 
 
 def _add_running(command: Parser) -> None:

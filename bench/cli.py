@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from bench import arguments, journal, noise, spec, stopping, sweep
+from bench import arguments, journal, noise, planning, spec, stopping, sweep
 from bench.arguments import DEFAULT_PRESETS, FORMATS, NOISE_PRESETS
-from bench.budget import DEFAULT_BUDGET_BYTES, format_bytes
+from bench.budget import DEFAULT_BUDGET_BYTES
 from bench.display import make_display
 from bench.environment import describe_host, has_gpu
-from bench.estimate import Durations, format_duration
 from bench.events import JsonDisplay, discard
 from bench.monitor import nvml_describe
+from bench.predict import Prediction, Predictor
 from bench.runner import Runner
 from bench.trial import Status, Trial
 
@@ -120,6 +120,7 @@ def _measure(options: Namespace, asked: spec.SweepSpec, name: str) -> tuple[list
         timeout_s=arguments.timeout_s(options.timeout),
         retry=arguments.retry(options.retry),
         command=["unet-bench", *sys.argv[1:]],
+        predict=options.command == "sweep" and options.predict,
     )
     watched = options.command == "sweep"
     with make_display(console, sys.stdout if options.json and watched else None) as display:
@@ -204,58 +205,32 @@ def _plan(options: Namespace) -> int:
         journal.check_same_question(rows[0].trial, trials[0], options.out)
     else:
         trials = asked.trials(asked.one("device"), asked.budget_bytes or DEFAULT_BUDGET_BYTES)
+    console = Output(stderr=options.json)
+    predictions = _predictions(asked, trials, partial(_line, console)) if options.predict else {}
     if options.json:
         for trial in trials:
-            sys.stdout.write(json.dumps({"key": trial.key, **trial.to_json()}) + "\n")
+            told = {"key": trial.key, **trial.to_json()}
+            if prediction := predictions.get(trial.cell.key):
+                told["predicted"] = prediction.to_json(trial.batch_size)
+            sys.stdout.write(json.dumps(told) + "\n")
         return 0
-    console = Output()
-    statuses = {row.trial.key: row.result.status for row in rows}
-    durations = Durations(rows)
-    differing = [name for name in asked.workload.settings if len(asked.grid[name]) > 1]
-    width = max(len(trial.label) for trial in trials)
-    for number, trial in enumerate(trials, start=1):
-        words = [f"{trial.steps} steps", *(f"{name}={trial.settings[name]}" for name in differing)]
-        if rows:
-            words.append(_expected(trial, statuses, durations))
-        _line(console, f"{number:4}  {trial.label:{width}}  {'  '.join(words)}")
-    settings = ", ".join(
-        f"{name}={'|'.join(map(str, values))}"
-        for name, values in asked.grid.items()
-        if name in asked.workload.settings
-    )
-    _line(
-        console,
-        f"{len(trials)} trials of {asked.workload.name} on {trials[0].device} within "
-        f"{format_bytes(trials[0].budget_bytes)}, {asked.one('samples')} samples each; {settings}",
-    )
-    if asked.one("unsupported") == "skip":
-        _line(console, "What the device does not support is left out when the sweep begins.")
-    if asked.ci_width:
-        _line(
-            console, f"Rounds end when every interval is narrower than {100 * asked.ci_width:g} %."
-        )
-    if limit_s := asked.one("time_limit_s"):
-        _line(console, f"No trial begins that is not expected to end within {limit_s} s.")
-    if rows:
-        to_do = [trial for trial in trials if _is_to_do(trial, statuses)]
-        left_s = durations.total_s(to_do)
-        done = f"{len(trials) - len(to_do)} of {len(trials)} are done in {options.out}"
-        if to_do:
-            length = "an unknown time" if left_s is None else f"about {format_duration(left_s)}"
-            done += f"; the rest will take {length}"
-        _line(console, f"{done}.")
+    for line in planning.lines(asked, trials, rows, options.out):
+        _line(console, line)
+    if predictions:
+        from bench.report.predicted import predicted
+
+        _print_page(console, predicted(trials, predictions))
     return 0
 
 
-def _is_to_do(trial: Trial, statuses: dict[str, Status]) -> bool:
-    return statuses.get(trial.key, Status.INTERRUPTED) is Status.INTERRUPTED
-
-
-def _expected(trial: Trial, statuses: dict[str, Status], durations: Durations) -> str:
-    if not _is_to_do(trial, statuses):
-        return f"done: {statuses[trial.key]}"
-    seconds = durations.of(trial)
-    return "" if seconds is None else f"about {format_duration(seconds)}"
+def _predictions(
+    asked: spec.SweepSpec, trials: list[Trial], note: Callable[[str], None]
+) -> dict[str, Prediction]:
+    device = trials[0].device
+    if device == "auto":
+        device = "cuda" if has_gpu() else "cpu"
+    with Runner(asked.workload.task, sweep.DEFAULT_TIMEOUT_S) as runner:
+        return Predictor(runner, asked.workload, device).of_cells(trials, note)
 
 
 def _report(options: Namespace) -> int:

@@ -3,12 +3,12 @@
 The parent's side, which has no torch.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from bench.runner import Runner
-from bench.trial import Scalar
+from bench.trial import Scalar, Trial
 from bench.workload import Workload
 
 Moment = dict[str, tuple[float, float]]
@@ -22,40 +22,77 @@ the network."""
 TEMPORARY = "temporary"
 """Memory that does not outlive the phase it is used in, workspaces of operations included."""
 
+_CHECK = 0.01
+"""How far a prediction may be off at the batch size it is checked at."""
+
 
 @dataclass(frozen=True)
 class Prediction:
     """Memory that training a variant takes, by tracing it.
 
     Attributes:
-        steady: Moments of a step; the largest at a batch size is the peak. From the second step on.
+        steady: Moments of a step, from the second step on; the largest at a batch size is the peak.
         first_step: The same of the first one, in which the optimizer has no state yet.
-        process_bytes: What a process on the CPU has beside: measured, not traced; 0 for a GPU,
+        resident: What lives between two steps, the batch included.
+        process_bytes: What a process on the CPU has beside: measured, not traced. 0 for a GPU,
             whose context and workspaces are not in the allocator's peak.
         is_bound: Whether it is the eager form's, of a compiled variant.
-        check_error: By how much the model is off at another batch size than it was made from, as a
-            share of the peak there.
+        check_error: By how much the model is off at the largest batch size asked for, which it was
+            not made from, as a share of the peak there.
     """
 
     steady: Sequence[Moment]
     first_step: Sequence[Moment]
+    resident: Moment
     process_bytes: int
     is_bound: bool
     check_error: float
 
     def breakdown(self, batch_size: int) -> dict[str, int]:
-        """Bytes at the steady peak by kind of memory, the process's own left out."""
+        """Bytes at the steady peak, by kind of memory, the process's own left out."""
         moment = max(self.steady, key=lambda moment: _total(moment, batch_size))
         return {kind: round(c + s * batch_size) for kind, (c, s) in moment.items()}
 
-    def tensors_bytes(self, batch_size: int) -> int:
-        """The peak of all steps."""
-        moments = (*self.steady, *self.first_step)
-        return round(max(_total(moment, batch_size) for moment in moments))
+    def steady_bytes(self, batch_size: int) -> int:
+        """The peak from the second step on, with the process's own."""
+        return self._peak(self.steady, batch_size)
+
+    def first_step_bytes(self, batch_size: int) -> int:
+        """The peak of the first step, with the process's own."""
+        return self._peak(self.first_step, batch_size)
+
+    def _peak(self, moments: Sequence[Moment], batch_size: int) -> int:
+        return self.process_bytes + round(max(_total(moment, batch_size) for moment in moments))
 
     def peak_bytes(self, batch_size: int) -> int:
-        """As `tensors_bytes`, with the process's own."""
-        return self.process_bytes + self.tensors_bytes(batch_size)
+        """The peak of all steps, with the process's own."""
+        return max(self.steady_bytes(batch_size), self.first_step_bytes(batch_size))
+
+    @property
+    def baseline_bytes(self) -> int:
+        """What a process on the CPU has after one step with a batch of one; 0 for a GPU."""
+        return self.process_bytes and self.process_bytes + round(_total(self.resident, 1))
+
+    def figures(self, batch_size: int) -> dict[str, int | str | None]:
+        """What a row records of it."""
+        return {
+            "predicted_bytes": self.steady_bytes(batch_size),
+            "predicted_first_step_bytes": self.first_step_bytes(batch_size),
+            "predicted_baseline_bytes": self.baseline_bytes,
+            "predicted_is_bound": self.is_bound,
+        }
+
+    def to_json(self, batch_size: int) -> dict[str, Any]:
+        """The prediction at a batch size, as JSON types."""
+        return {
+            "peak_bytes": self.peak_bytes(batch_size),
+            "steady_bytes": self.steady_bytes(batch_size),
+            "first_step_bytes": self.first_step_bytes(batch_size),
+            "process_bytes": self.process_bytes,
+            "steady_breakdown_bytes": self.breakdown(batch_size),
+            "is_bound": self.is_bound,
+            "check_error": self.check_error,
+        }
 
     def largest(self, budget_bytes: float) -> int:
         """The largest batch whose peak is within a budget; 0 if none is."""
@@ -82,47 +119,85 @@ class Predictor:
         runner: Starts the processes in which they are traced.
         workload: Whose they are.
         device: The kind that is meant, `cpu` or `cuda...`; it need not be there.
-        check: A batch size at which every prediction is checked.
     """
 
-    def __init__(self, runner: Runner, workload: Workload, device: str, check: int) -> None:
+    def __init__(self, runner: Runner, workload: Workload, device: str) -> None:
         self._runner = runner
         self._workload = workload
         self._device = device.partition(":")[0]
-        self._check = check
-        self._known: dict[str, Prediction] = {}
+        self._traced: dict[str, dict[str, Any]] = {}
         self._process_bytes: dict[str, int] = {}
 
-    def predict(self, axes: Mapping[str, str], settings: Mapping[str, Scalar]) -> Prediction:
-        """The prediction for a variant.
+    def of_cells(
+        self, trials: Iterable[Trial], note: Callable[[str], None]
+    ) -> dict[str, Prediction]:
+        """A prediction for each cell, by the key of its first round, as far as there can be one.
+
+        Args:
+            trials: Any rounds of the cells.
+            note: Is told of those that cannot be predicted, and of those that are off.
+        """
+        cells = {trial.cell.key: trial.cell for trial in trials}
+        largest = max(cell.batch_size for cell in cells.values())
+        found: dict[str, Prediction] = {}
+        notes: dict[str, None] = {}
+        for key, cell in cells.items():
+            try:
+                found[key] = self.predict(cell.axes, cell.settings, largest)
+            except ValueError as error:
+                notes[f"Not predicted: {cell.variant}: {error}."] = None
+                continue
+            if abs(found[key].check_error) > _CHECK:
+                off = f"{100 * found[key].check_error:+.1f} %"
+                notes[f"Not linear in the batch: {cell.variant} is off by {off} at {largest}."] = (
+                    None
+                )
+        for text in notes:
+            note(text)
+        return found
+
+    def predict(
+        self, axes: Mapping[str, str], settings: Mapping[str, Scalar], check: int
+    ) -> Prediction:
+        """The prediction of a variant.
+
+        Args:
+            axes: The variant.
+            settings: The workload's.
+            check: The batch size at which the prediction is checked.
 
         Raises:
             ValueError: It cannot be traced.
         """
+        found = self._trace(axes, settings, check)
+        return Prediction(
+            found["steady"],
+            found["first_step"],
+            found["resident"],
+            self._process(settings, check) if self._device == "cpu" else 0,
+            self._workload.compiles(axes),
+            found["check_error"],
+        )
+
+    def _trace(
+        self, axes: Mapping[str, str], settings: Mapping[str, Scalar], check: int
+    ) -> dict[str, Any]:
         key = str((sorted(axes.items()), sorted(settings.items())))
-        if key not in self._known:
-            found = self._trace(axes, settings)
-            self._known[key] = Prediction(
-                found["steady"],
-                found["first_step"],
-                self._process(settings) if self._device == "cpu" else 0,
-                self._workload.compiles(axes),
-                found["check_error"],
-            )
-        return self._known[key]
+        if key not in self._traced:
+            request = self._request(axes, settings) | {"device": self._device, "check": check}
+            self._traced[key] = self._runner.ask("bench.tracing:predict", request)
+        return self._traced[key]
 
-    def _trace(self, axes: Mapping[str, str], settings: Mapping[str, Scalar]) -> dict[str, Any]:
-        request = {"task": self._workload.task, "axes": dict(axes), "settings": dict(settings)}
-        asked = request | {"device": self._device, "check": self._check}
-        return self._runner.ask("bench.tracing:predict", asked)
-
-    def _process(self, settings: Mapping[str, Scalar]) -> int:
-        """What a process has beside what is traced: after one step of the plain variant."""
+    def _process(self, settings: Mapping[str, Scalar], check: int) -> int:
+        """What a process has beside what is traced, from one step of the plain variant."""
         key = str(sorted(settings.items()))
         if key not in self._process_bytes:
             plain = {axis: values[0] for axis, values in self._workload.axes.items()}
-            request = {"task": self._workload.task, "axes": plain, "settings": dict(settings)}
+            resident = self._trace(plain, settings, check)["resident"]
+            request = self._request(plain, settings)
             measured = self._runner.ask("bench.tracing:measure_process", request)
-            resident = self._trace(plain, settings)["resident"]
             self._process_bytes[key] = round(measured["process_bytes"] - _total(resident, 1))
         return self._process_bytes[key]
+
+    def _request(self, axes: Mapping[str, str], settings: Mapping[str, Scalar]) -> dict[str, Any]:
+        return {"task": self._workload.task, "axes": dict(axes), "settings": dict(settings)}

@@ -17,6 +17,7 @@ from bench.environment import describe_host
 from bench.estimate import estimate_s
 from bench.journal import Journal, Row, check_comparable
 from bench.monitor import nvml_describe, nvml_free_bytes
+from bench.predict import Prediction, Predictor
 from bench.runner import Listener, Runner, StopRequest
 from bench.spec import SweepSpec
 from bench.stopping import Stop
@@ -60,6 +61,8 @@ class Plan:
         timeout_s: Of one trial.
         retry: Trials that ended like this run again.
         command: The command line, for the record.
+        predict: Whether to predict every cell's memory first: each row then records it, and those
+            that are not expected to fit come last in their round.
     """
 
     spec: SweepSpec
@@ -67,6 +70,7 @@ class Plan:
     timeout_s: float
     retry: frozenset[Status]
     command: Sequence[str]
+    predict: bool = False
 
 
 def run(plan: Plan, observer: Observer) -> bool:
@@ -103,6 +107,11 @@ def run(plan: Plan, observer: Observer) -> bool:
         spec = _supported(spec, runner, device, observer)
         trials = spec.trials(device, budget_bytes)
         data = _prepare(spec, observer)
+        predictions: dict[str, Prediction] = {}
+        if plan.predict:
+            predictor = Predictor(runner, spec.workload, device)
+            predictions = predictor.of_cells(trials, observer.note)
+        trials.sort(key=lambda trial: (trial.round, not _may_fit(trial, predictions)))
         plain = {axis: values[0] for axis, values in spec.workload.axes.items()}
         workload = {
             "name": spec.workload.name,
@@ -161,6 +170,8 @@ def run(plan: Plan, observer: Observer) -> bool:
                     result = runner.run(
                         trial, ready, gpu_uuid, stop, observer, compiled=compiled, again=again
                     )
+                if trial.cell.key in predictions:
+                    result.memory |= predictions[trial.cell.key].figures(trial.batch_size)
                 if before is not None and _stands(before.result, result):
                     row = before
                 else:
@@ -320,6 +331,11 @@ def _supported(spec: SweepSpec, runner: Runner, device: str, observer: Observer)
         reason = next(iter(reasons.values()))
         raise ValueError(f"unsupported 'skip': {device} can do none of the variants: {reason}")
     return dataclasses.replace(spec, variants=variants)
+
+
+def _may_fit(trial: Trial, predictions: Mapping[str, Prediction]) -> bool:
+    prediction = predictions.get(trial.cell.key)
+    return prediction is None or prediction.peak_bytes(trial.batch_size) <= trial.budget_bytes
 
 
 def _prepare(spec: SweepSpec, observer: Observer) -> list[tuple[dict[str, Scalar], Data]]:

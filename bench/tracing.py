@@ -28,7 +28,6 @@ from torch.utils._pytree import tree_iter
 
 from bench.monitor import read_proc_status
 from bench.predict import ACTIVATIONS, TEMPORARY, Moment
-from bench.trial import PHASES
 from bench.worker import Events
 from bench.workload import TaskFactory, load_object
 
@@ -62,15 +61,19 @@ def predict(request: dict[str, Any], pipe: IO[bytes]) -> None:
     try:
         few, more = map(at, BATCHES)
         lines = _Lines(few, more)
-        found = {"steady": lines.moments(4, 8), "first_step": lines.moments(0, 4)}
-        found["resident"] = lines.at(more.ends[4])
+        steady = lines.moments(4, 8)
         third = at(request["check"])
     except Exception as error:  # noqa: BLE001 (whatever the task cannot do without memory)
         Events(pipe).send({"error": f"cannot be traced: {type(error).__name__}: {error}"})
         return
-    peak = max(sum(c + s * request["check"] for c, s in m.values()) for m in found["steady"])
-    error_share = peak / third.live()[third.ends[4] : third.ends[8]].max() - 1
-    Events(pipe).send(found | {"check_error": float(error_share)})
+    peak = max(sum(c + s * request["check"] for c, s in moment.values()) for moment in steady)
+    found: dict[str, Any] = {
+        "steady": steady,
+        "first_step": lines.moments(0, 4),
+        "resident": lines.at(more.ends[4]),
+        "check_error": float(peak / third.live()[third.ends[4] : third.ends[8]].max() - 1),
+    }
+    Events(pipe).send(found)
 
 
 def measure_process(request: dict[str, Any], pipe: IO[bytes]) -> None:
@@ -234,7 +237,6 @@ def trace(build: Callable[[], Any], workspaces: "Workspaces") -> Trace:
 @contextmanager
 def _no_collection() -> Iterator[None]:
     """Memory dies when nobody refers to it, not when the collector happens to run."""
-    gc.collect()
     gc.disable()
     try:
         yield
@@ -317,14 +319,14 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._alive[storage._cdata] = weakref.ref(storage, die)
 
     def _block(self, size_bytes: int) -> Block:
-        # The parts of a network are what its outermost module calls.
-        module = self._running[1] if len(self._running) > 1 else ""
-        self.blocks.append(Block(size_bytes, self._phase, module, self._moment))
+        part = next(filter(None, self._running), "")  # what the outermost module calls
+        self.blocks.append(Block(size_bytes, self._phase, part, self._moment))
         return self.blocks[-1]
 
     def _enter_module(self, module: nn.Module, _: Any) -> None:
         if not self._running:
-            self._names = {part: name for name, part in module.named_modules()}
+            network = getattr(module, "_orig_mod", module)  # torch.compile's holds the other
+            self._names = {part: name for name, part in network.named_modules()}
         self._running.append(self._names.get(module, ""))
 
     def _leave_module(self, *_: Any) -> None:

@@ -123,6 +123,14 @@ class Task(Protocol):
         """Samples `indices` (int64, below the training set's size) as a batch on the device."""
         ...
 
+    def example(self) -> Any:
+        """A batch as `load` makes it, of any values; asked for instead of it by predictions.
+
+        The task is then built on the CPU with an empty `handle`, and without memory: tensors are
+        fake (`torch._subclasses.FakeTensorMode`), and no value of theirs may decide anything.
+        """
+        ...
+
     def forward(self, batch: Any) -> Any:
         """The batch's loss, a scalar tensor on the device."""
         ...

@@ -3,7 +3,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import cache
-from itertools import accumulate, combinations
+from itertools import combinations
 from typing import Any
 
 import pytest
@@ -222,14 +222,10 @@ def peak_bytes(variant: Variant) -> int:
     traced = trace(
         lambda: ColorizationTask(
             axes=axes, settings=settings, batch_size=16, handle={}, device="cpu"
-        )
+        ),
+        {},
     )
-    changes: Counter[int] = Counter()
-    for block in traced.blocks:
-        changes[block.born] += block.size_bytes
-        if block.died is not None:
-            changes[block.died] -= block.size_bytes
-    return max(accumulate(changes[moment] for moment in sorted(changes)))
+    return int(traced.live().max())
 
 
 @pytest.mark.parametrize("name", ["fp32", "bf16+channels_last"])

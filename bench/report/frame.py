@@ -6,7 +6,7 @@ Names carry units; `results/README.md` defines every column.
 import json
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -36,6 +36,9 @@ _MEDIAN = (
     "unused_reserved_gib",
     "process_gib",
     "budget_percent",
+    "predicted_memory_gib",
+    "growth_gib",
+    "prediction_error_percent",
     "utilization_percent",
     "final_mse",
     *compilation.SECONDS,
@@ -132,7 +135,7 @@ def _cell(group: pd.DataFrame, medians: Sequence[str]) -> Record:
     cell.update({name: good[name].median() if len(good) else None for name in medians})
     # A round that did not come so far knows nothing of the card or its class, an early one nothing
     # of the noise.
-    for name in ("memory_mode", "card_gib"):
+    for name in ("memory_mode", "card_gib", "predicted_memory_gib", "prediction_is_bound"):
         cell[name] = next(iter(group[name].dropna()), None)
     for name in ("noise_percent", "noise_pairs"):
         cell[name] = next(iter(good[name].dropna()), None)
@@ -222,6 +225,10 @@ def trial_record(row: Row) -> Record:
         "unused_reserved_gib": None,
         "process_gib": None,
         **dict.fromkeys(_RETRIES),
+        "predicted_memory_gib": _gib(memory.get("predicted_bytes")),
+        "prediction_is_bound": memory.get("predicted_is_bound"),
+        "growth_gib": None,
+        "prediction_error_percent": None,
         "memory_mode": memory.get("mode"),
         "card_gib": _gib(memory.get("card_bytes")),
         "budget_gib": trial.budget_bytes / GIB,
@@ -253,6 +260,7 @@ def trial_record(row: Row) -> Record:
         record["final_mse"] = quality["final_mse"]
         record.update(_times(row))
         record.update(_memory(row))
+        record.update(_prediction_error(memory, record["peak_memory_gib"]))
         record.update(compilation.of_row(row))
         record["utilization_percent"] = _utilization_percent(row)
     return record
@@ -314,6 +322,23 @@ def _memory(row: Row) -> Record:
         "first_step_alloc_retries": memory.get("first_step_alloc_retries"),
         "alloc_retries": retries,
         "budget_percent": 100 * process / row.trial.budget_bytes if process else None,
+    }
+
+
+def _prediction_error(
+    memory: Mapping[str, float | str | None], peak_gib: float | None
+) -> dict[str, float | None]:
+    """By how much the predicted peak is off, both less what a process has after one small step."""
+    predicted_gib, baseline_gib = (
+        _gib(memory.get(f"predicted_{name}")) for name in ("bytes", "baseline_bytes")
+    )
+    if predicted_gib is None or baseline_gib is None or peak_gib is None:
+        return {}
+    growth_gib = peak_gib - baseline_gib
+    off = (predicted_gib - baseline_gib) / growth_gib - 1 if growth_gib > 0 else None
+    return {
+        "growth_gib": growth_gib,
+        "prediction_error_percent": None if off is None else 100 * off,
     }
 
 

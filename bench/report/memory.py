@@ -1,13 +1,15 @@
 """The view `memory`: what every cell takes, by the allocator, by NVML and against the budget."""
 
 import json
+from statistics import median
 
 import pandas as pd
 
 from bench.report import Record
 from bench.report.cells import by_settings, differing, label, status_text, where
-from bench.report.notes import caution_notes, machine_notes
+from bench.report.notes import caution_notes, machine_notes, names
 from bench.report.page import NOT_READABLE, Column, Page
+from bench.report.predicted import BOUND
 
 NAME = "memory"
 
@@ -24,6 +26,10 @@ _KEPT = (
     "process_gib",
     "first_step_alloc_retries",
     "alloc_retries",
+    "predicted_memory_gib",
+    "prediction_is_bound",
+    "growth_gib",
+    "prediction_error_percent",
     "budget_gib",
     "budget_percent",
     "memory_mode",
@@ -68,6 +74,7 @@ def memory(cells: list[Record]) -> Page:
         "batch": [str(line["batch_size"]) for line in lines],
         **{name: [str(line[name]) for line in lines] for name in differing(lines, "seed")},
         **{column.title: [column.text(line) for line in lines] for column in _COLUMNS},
+        **_predicted(lines),
         "budget is": [_mode(line) for line in lines],
         "status": [status_text(line) for line in lines],
     }
@@ -87,9 +94,54 @@ def memory(cells: list[Record]) -> Page:
             "reserved,\nunused GiB",
             "status",  # the notes tell too
         ],
-        " ".join([*(_sentence(words, group) for words, group in groups), *_faults(lines)]),
+        " ".join(
+            [
+                *(_sentence(words, group) for words, group in groups),
+                *_faults(lines),
+                *_errors(lines),
+            ]
+        ),
         [*machine_notes(cells), *_explanations(lines), *caution_notes(cells)],
     )
+
+
+def _predicted(lines: list[Record]) -> dict[str, list[str]]:
+    """What was predicted and by how much it was off, where anything was."""
+    if all(pd.isna(line["predicted_memory_gib"]) for line in lines):
+        return {}
+    columns = (
+        Column("predicted_memory_gib", "predicted\nGiB", "{:.2f}".format),
+        Column("prediction_error_percent", "error %", "{:+.1f}".format, needs=_MEASURED),
+    )
+    texts = {column.title: [column.text(line) for line in lines] for column in columns}
+    for title, told in texts.items():
+        bounds = [line["prediction_is_bound"] == 1 for line in lines]
+        texts[title] = [f"{BOUND * bound}{text}" for bound, text in zip(bounds, told, strict=True)]
+    return texts
+
+
+def _errors(lines: list[Record]) -> list[str]:
+    """How the errors of predictions are spread: of all cells, and of those of 1 GiB and more."""
+    judged = [line for line in lines if pd.notna(line["prediction_error_percent"])]
+    eager = [line for line in judged if not line["prediction_is_bound"]]
+    large = [line for line in eager if line["growth_gib"] >= 1]
+    texts = [_spread(f"{len(eager)} eager cells", eager)] if eager else []
+    if large:
+        texts.append(_spread(f"the {len(large)} that grow by 1 GiB or more", large))
+    exceeded = [
+        line
+        for line in judged
+        if line["prediction_is_bound"] and line["prediction_error_percent"] < 0
+    ]
+    found = [f"Predicted less measured, of measured: {'; '.join(texts)}."] if texts else []
+    if exceeded:
+        found.append(f"Beyond the bound: {names(exceeded)}.")
+    return found
+
+
+def _spread(words: str, lines: list[Record]) -> str:
+    errors = sorted(float(line["prediction_error_percent"]) for line in lines)
+    return f"{words} {errors[0]:+.1f} to {errors[-1]:+.1f} %, median {median(errors):+.1f} %"
 
 
 def _mode(line: Record) -> str:
@@ -135,10 +187,18 @@ def _faults(lines: list[Record]) -> list[str]:
 
 
 def _explanations(lines: list[Record]) -> list[str]:
-    """What the columns of a GPU hold."""
+    """What the columns of predictions and of a GPU hold."""
+    found = []
+    if any(pd.notna(line["predicted_memory_gib"]) for line in lines):
+        found.append(
+            "Predicted: the steady peak of training, traced without memory; of a compiled variant "
+            f"({BOUND}) that of its eager form. Errors are of what comes on top of a process after "
+            "one step at batch 1; on a GPU, of what the allocator gave."
+        )
     if all(pd.isna(line["card_gib"]) for line in lines):
-        return []
+        return found
     return [
+        *found,
         "Reserved, unused: what torch's allocator held at its peak beyond the peak of what was in "
         "use: fragmentation. Retries: how often it had to free its cache and try again.",
         "Process: all that the process had by NVML, with its context and libraries.",
