@@ -98,6 +98,28 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
     _add_running(command)
     command.add_argument("--json", action="store_true", help="the table as JSON")
 
+    command = add("max-batch", "Find the largest batch that fits the budget, and certify it")
+    command.add_argument(
+        "variants",
+        nargs="*",
+        metavar="VARIANT",
+        help="beside plain ones (default: those of the preset max-batch)",
+    )
+    command.add_argument("--multiple-of", metavar="K", default="1", help="only multiples of K")
+    command.add_argument("--cap", metavar="N", help="at most N")
+    command.add_argument(
+        "--margin",
+        metavar="PERCENT",
+        default="5%",
+        help="share of the budget that stays free (default: 5%%)",
+    )
+    command.add_argument(
+        "--rounds", metavar="N", help="processes that must end well at it (default: 2)"
+    )
+    _add_values(command)
+    _add_running(command)
+    command.add_argument("--json", action="store_true", help="the table as JSON")
+
     command = add("report", "Print the table of a folder")
     command.add_argument("folder", type=Path, metavar="DIR", help="what a sweep has written")
     command.add_argument("--format", metavar="|".join(FORMATS), default=FORMATS[0], dest="style")
@@ -322,6 +344,13 @@ def retry(words: Sequence[str]) -> frozenset[Status]:
         if word not in statuses:
             raise ValueError(f"--retry {word!r}: {spec.suggest(word, statuses)}")
     return frozenset(map(Status, words))
+
+
+def whole(option: str, text: str) -> int:
+    """A whole number from 1 on, of an option."""
+    if not re.fullmatch("0*[1-9][0-9]{0,8}", text):
+        raise ValueError(f"{option} {text!r}: expected a whole number from 1 on")
+    return int(text)
 
 
 def run_length(options: argparse.Namespace, name: str) -> float | None:

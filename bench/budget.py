@@ -209,6 +209,9 @@ class CpuBudget:
         return {
             "peak_bytes": peak if self._tracked else None,
             "vm_data_bytes": now["VmData"],
+            # The kernel keeps a peak of all address space only. What of it is not private writable
+            # memory is libraries and files, mapped early and for good.
+            "peak_vm_data_bytes": now["VmData"] + now["VmPeak"] - now["VmSize"],
         }
 
     def lift(self) -> None:

@@ -5,7 +5,7 @@ import shlex
 import signal
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from bench import arguments, journal, noise, planning, spec, stopping, sweep
+from bench import arguments, journal, noise, planning, search, spec, stopping, sweep
 from bench.arguments import DEFAULT_PRESETS, FORMATS, NOISE_PRESETS
 from bench.budget import DEFAULT_BUDGET_BYTES
-from bench.display import make_display
+from bench.display import LineDisplay, make_display
 from bench.environment import describe_host, has_gpu
 from bench.events import JsonDisplay, discard
 from bench.monitor import nvml_describe
-from bench.predict import Prediction, Predictor
+from bench.predict import Prediction, Predictor, experiment
 from bench.runner import Runner
 from bench.trial import Status, Trial
 
@@ -134,11 +134,66 @@ def _measure(options: Namespace, asked: spec.SweepSpec, name: str) -> tuple[list
         sys.stdout.write(written.get("json", ""))
     elif page and not options.json and options.command != "doctor":  # which asked for noise
         _print_page(console, page)
-        names = [journal.FILE_NAME, *(f"table.{suffix}" for suffix in written)]
-        _line(console, "Written: " + ", ".join(str(folder / name) for name in names))
+        _written(console, folder, written)
     if not complete:
         _line(console, f"Interrupted. To go on: the same command with --out {folder}", "bold")
     return rows, 0 if complete else EXIT_INTERRUPTED
+
+
+def _written(console: Console, folder: Path, suffixes: Iterable[str]) -> None:
+    names = [journal.FILE_NAME, *(f"table.{suffix}" for suffix in suffixes)]
+    _line(console, "Written: " + ", ".join(str(folder / name) for name in names))
+
+
+def _max_batch(options: Namespace) -> int:
+    overrides = arguments.overrides(options)
+    limits = search.Limits(
+        arguments.whole("--multiple-of", options.multiple_of),
+        None if options.cap is None else arguments.whole("--cap", options.cap),
+        spec.parse_share("--margin", options.margin),
+    )
+    if limits.cap is not None and limits.cap < limits.multiple_of:
+        raise ValueError(
+            f"--cap {limits.cap}: expected at least --multiple-of {options.multiple_of}"
+        )
+    for name in ("batch_size", "variants"):
+        if any(text.startswith(f"{name}=") for text in options.sets):
+            raise ValueError(f"--set {name}: expected not with max-batch, which looks for it")
+    if options.variants:
+        overrides["variants"] = options.variants
+    asked = spec.load("max-batch", overrides)
+    if len(asked.settings()) * len(asked.grid["seed"]) > 1:
+        raise ValueError("--set: expected one value each with max-batch")
+    if (rounds := asked.one("rounds")) < search.LEAST_ROUNDS:
+        raise ValueError(f"rounds {rounds}: expected at least {search.LEAST_ROUNDS}, to certify")
+    folder = _folder(options, "max-batch")
+    plan = sweep.Plan(
+        spec=asked,
+        folder=folder,
+        timeout_s=arguments.timeout_s(options.timeout),
+        retry=arguments.retry(options.retry),
+        command=["unet-bench", *sys.argv[1:]],
+    )
+    console = Output(stderr=options.json)
+    samples = asked.one("samples") if "samples" in overrides else None
+    code = 0
+    try:
+        search.run(plan, limits, samples, LineDisplay(console))
+    except search.InterruptedSearchError:
+        code = EXIT_INTERRUPTED
+    if rows := journal.read_if_any(folder):
+        from bench.report import views
+
+        page = _page(rows, folder)
+        written = _write_tables(folder, page)
+        found = views.page(page.frame, "max-batch")
+        _write_page(found, "json" if options.json else "table")
+        _written(console, folder, written)
+        if not code and not any(found.bold):
+            code = EXIT_FAILED
+    if code == EXIT_INTERRUPTED:
+        _line(console, f"Interrupted. To go on: the same command with --out {folder}", "bold")
+    return code
 
 
 def _folder(options: Namespace, name: str) -> Path:
@@ -210,7 +265,7 @@ def _plan(options: Namespace) -> int:
     if options.json:
         for trial in trials:
             told = {"key": trial.key, **trial.to_json()}
-            if prediction := predictions.get(trial.cell.key):
+            if prediction := predictions.get(experiment(trial)):
                 told["predicted"] = prediction.to_json(trial.batch_size)
             sys.stdout.write(json.dumps(told) + "\n")
         return 0
@@ -230,7 +285,7 @@ def _predictions(
     if device == "auto":
         device = "cuda" if has_gpu() else "cpu"
     with Runner(asked.workload.task, sweep.DEFAULT_TIMEOUT_S) as runner:
-        return Predictor(runner, asked.workload, device).of_cells(trials, note)
+        return Predictor(runner, asked.workload, device).of_trials(trials, note)
 
 
 def _report(options: Namespace) -> int:
@@ -377,6 +432,7 @@ def _evidence(options: Namespace) -> int:
 COMMANDS: dict[str, Callable[[Namespace], int]] = {
     "sweep": _sweep,
     "plan": _plan,
+    "max-batch": _max_batch,
     "trial": _trial,
     "report": _report,
     "compare": _compare,

@@ -50,6 +50,7 @@ class LineDisplay:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._rows: list[Row] = []
+        self._notes: set[str] = set()
         self._to_do: list[Trial] = []
 
     def __enter__(self) -> "LineDisplay":
@@ -64,8 +65,10 @@ class LineDisplay:
             self._line(f"{total} frames ready")
 
     def note(self, text: str) -> None:
-        """See `bench.sweep.Observer`."""
-        self._line(text)
+        """See `bench.sweep.Observer`. Of many sweeps in a row each says the same."""
+        if text not in self._notes:
+            self._notes.add(text)
+            self._line(text)
 
     def begin(self, to_do: Sequence[Trial], done: Sequence[Row]) -> None:
         """See `bench.sweep.Observer`."""

@@ -3,6 +3,8 @@
 The parent's side, which has no torch.
 """
 
+import bisect
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +23,16 @@ the network."""
 
 TEMPORARY = "temporary"
 """Memory that does not outlive the phase it is used in, workspaces of operations included."""
+
+
+def experiment(trial: Trial) -> str:
+    """What trials of a variant have in common, at whatever batch size."""
+    return _key(trial.axes, trial.settings)
+
+
+def _key(axes: Mapping[str, str], settings: Mapping[str, Scalar]) -> str:
+    return json.dumps([dict(axes), dict(settings)], sort_keys=True)
+
 
 _CHECK = 0.01
 """How far a prediction may be off at the batch size it is checked at."""
@@ -94,18 +106,10 @@ class Prediction:
             "check_error": self.check_error,
         }
 
-    def largest(self, budget_bytes: float) -> int:
-        """The largest batch whose peak is within a budget; 0 if none is."""
-        fits, too_large = 0, 1
-        while self.peak_bytes(too_large) <= budget_bytes:
-            fits, too_large = too_large, 2 * too_large
-        while too_large - fits > 1:
-            middle = (fits + too_large) // 2
-            if self.peak_bytes(middle) <= budget_bytes:
-                fits = middle
-            else:
-                too_large = middle
-        return fits
+    def largest(self, budget_bytes: float, cap: int) -> int:
+        """The largest batch up to `cap` whose peak is within a budget; 0 if none is."""
+        sizes = range(1, cap + 1)
+        return bisect.bisect_right(sizes, budget_bytes, key=self.peak_bytes)
 
 
 def _total(moment: Moment, batch_size: int) -> float:
@@ -128,32 +132,27 @@ class Predictor:
         self._traced: dict[str, dict[str, Any]] = {}
         self._process_bytes: dict[str, int] = {}
 
-    def of_cells(
+    def of_trials(
         self, trials: Iterable[Trial], note: Callable[[str], None]
     ) -> dict[str, Prediction]:
-        """A prediction for each cell, by the key of its first round, as far as there can be one.
+        """The prediction of each trial's variant, by `experiment`, as far as there can be one.
 
         Args:
-            trials: Any rounds of the cells.
+            trials: Each prediction is checked at their largest batch size.
             note: Is told of those that cannot be predicted, and of those that are off.
         """
-        cells = {trial.cell.key: trial.cell for trial in trials}
-        largest = max(cell.batch_size for cell in cells.values())
+        trials = list(trials)
+        largest = max(trial.batch_size for trial in trials)
         found: dict[str, Prediction] = {}
-        notes: dict[str, None] = {}
-        for key, cell in cells.items():
+        for name, trial in {experiment(trial): trial for trial in trials}.items():
             try:
-                found[key] = self.predict(cell.axes, cell.settings, largest)
+                found[name] = self.predict(trial.axes, trial.settings, largest)
             except ValueError as error:
-                notes[f"Not predicted: {cell.variant}: {error}."] = None
+                note(f"Not predicted: {trial.variant}: {error}.")
                 continue
-            if abs(found[key].check_error) > _CHECK:
-                off = f"{100 * found[key].check_error:+.1f} %"
-                notes[f"Not linear in the batch: {cell.variant} is off by {off} at {largest}."] = (
-                    None
-                )
-        for text in notes:
-            note(text)
+            if abs(off := found[name].check_error) > _CHECK:
+                words = f"{100 * off:+.1f} % at batch {largest}"
+                note(f"Predicted as linear in the batch, which is off by {words}: {trial.variant}.")
         return found
 
     def predict(
@@ -182,7 +181,7 @@ class Predictor:
     def _trace(
         self, axes: Mapping[str, str], settings: Mapping[str, Scalar], check: int
     ) -> dict[str, Any]:
-        key = str((sorted(axes.items()), sorted(settings.items())))
+        key = _key(axes, settings)
         if key not in self._traced:
             request = self._request(axes, settings) | {"device": self._device, "check": check}
             self._traced[key] = self._runner.ask("bench.tracing:predict", request)
@@ -190,7 +189,7 @@ class Predictor:
 
     def _process(self, settings: Mapping[str, Scalar], check: int) -> int:
         """What a process has beside what is traced, from one step of the plain variant."""
-        key = str(sorted(settings.items()))
+        key = _key({}, settings)
         if key not in self._process_bytes:
             plain = {axis: values[0] for axis, values in self._workload.axes.items()}
             resident = self._trace(plain, settings, check)["resident"]

@@ -5,7 +5,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,7 +17,7 @@ from bench.environment import describe_host
 from bench.estimate import estimate_s
 from bench.journal import Journal, Row, check_comparable
 from bench.monitor import nvml_describe, nvml_free_bytes
-from bench.predict import Prediction, Predictor
+from bench.predict import Prediction, Predictor, experiment
 from bench.runner import Listener, Runner, StopRequest
 from bench.spec import SweepSpec
 from bench.stopping import Stop
@@ -61,8 +61,9 @@ class Plan:
         timeout_s: Of one trial.
         retry: Trials that ended like this run again.
         command: The command line, for the record.
-        predict: Whether to predict every cell's memory first: each row then records it, and those
-            that are not expected to fit come last in their round.
+        predict: Whether to predict every cell's memory first. Rows then record it, and those that
+            are not expected to fit come last in their round.
+        predictions: Where that is done already; see `Predictor.of_trials`.
     """
 
     spec: SweepSpec
@@ -71,6 +72,7 @@ class Plan:
     retry: frozenset[Status]
     command: Sequence[str]
     predict: bool = False
+    predictions: Mapping[str, Prediction] = field(default_factory=dict)
 
 
 def run(plan: Plan, observer: Observer) -> bool:
@@ -85,21 +87,10 @@ def run(plan: Plan, observer: Observer) -> bool:
     spec = plan.spec
     began_at = datetime.now(UTC).isoformat(timespec="seconds")
     clock = _TimeLimit(spec.one("time_limit_s"))
-    earlier = _earlier_rows(plan.folder)
+    earlier = earlier_rows(plan.folder)
     with Runner(spec.workload.task, plan.timeout_s) as runner:
-        environment = describe_host(list(plan.command))
-        found = runner.ask("bench.worker:probe", {"device": spec.one("device")})["environment"]
-        device, free_bytes = found.pop("device"), found.pop("free_bytes")
-        if note := found.pop("note"):
-            observer.note(note)
-        environment |= found
-        environment["noise"] = noise.read(environment)
-        gpu_uuid, place = environment["gpu_uuid"], device
-        if gpu_uuid:  # asked from here, where no CUDA context takes its share
-            free_bytes = nvml_free_bytes(gpu_uuid) or free_bytes
-            if nvml_describe(gpu_uuid).get("display_active"):
-                place = f"{device}, which drives a display,"
-        budget_bytes = _budget(spec, earlier, place, free_bytes, observer)
+        environment, budget_bytes = situate(plan, runner, earlier, observer)
+        device, gpu_uuid = environment.pop("device"), environment["gpu_uuid"]
         runner.ask(
             "bench.worker:check_budget",
             {"device": device, "gpu_uuid": gpu_uuid, "budget_bytes": budget_bytes},
@@ -107,10 +98,9 @@ def run(plan: Plan, observer: Observer) -> bool:
         spec = _supported(spec, runner, device, observer)
         trials = spec.trials(device, budget_bytes)
         data = _prepare(spec, observer)
-        predictions: dict[str, Prediction] = {}
+        predictions = plan.predictions
         if plan.predict:
-            predictor = Predictor(runner, spec.workload, device)
-            predictions = predictor.of_cells(trials, observer.note)
+            predictions = Predictor(runner, spec.workload, device).of_trials(trials, observer.note)
         trials.sort(key=lambda trial: (trial.round, not _may_fit(trial, predictions)))
         plain = {axis: values[0] for axis, values in spec.workload.axes.items()}
         workload = {
@@ -170,8 +160,8 @@ def run(plan: Plan, observer: Observer) -> bool:
                     result = runner.run(
                         trial, ready, gpu_uuid, stop, observer, compiled=compiled, again=again
                     )
-                if trial.cell.key in predictions:
-                    result.memory |= predictions[trial.cell.key].figures(trial.batch_size)
+                if prediction := predictions.get(experiment(trial)):
+                    result.memory |= prediction.figures(trial.batch_size)
                 if before is not None and _stands(before.result, result):
                     row = before
                 else:
@@ -200,6 +190,35 @@ def run(plan: Plan, observer: Observer) -> bool:
                     f"--out {plan.folder}"
                 )
         return not stop.requested
+
+
+def situate(
+    plan: Plan, runner: Runner, earlier: Sequence[Row], observer: Observer
+) -> tuple[dict[str, Any], int]:
+    """Where a sweep is.
+
+    Args:
+        plan: What is asked.
+        runner: Starts the process that looks.
+        earlier: Rows that are there.
+        observer: Is told what is not simply what was asked for.
+
+    Returns:
+        The environment, `device` in it, and the budget in bytes.
+    """
+    environment = describe_host(list(plan.command))
+    found = runner.ask("bench.worker:probe", {"device": plan.spec.one("device")})["environment"]
+    free_bytes = found.pop("free_bytes")
+    if note := found.pop("note"):
+        observer.note(note)
+    environment |= found
+    environment["noise"] = noise.read(environment)
+    gpu_uuid, place = environment["gpu_uuid"], environment["device"]
+    if gpu_uuid:  # asked from here, where no CUDA context takes its share
+        free_bytes = nvml_free_bytes(gpu_uuid) or free_bytes
+        if nvml_describe(gpu_uuid).get("display_active"):
+            place = f"{place}, which drives a display,"
+    return environment, _budget(plan.spec, earlier, place, free_bytes, observer)
 
 
 class _TimeLimit:
@@ -264,7 +283,7 @@ def _experiment(trial: Trial) -> tuple[Any, ...]:
     return dict(trial.axes), dict(trial.settings), trial.budget_bytes
 
 
-def _earlier_rows(folder: Path) -> list[Row]:
+def earlier_rows(folder: Path) -> list[Row]:
     """What is in the folder already; tells at once if nothing could be written there."""
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not there.is_dir():
@@ -291,7 +310,7 @@ def _to_do(trials: list[Trial], journal: Journal, retry: frozenset[Status]) -> l
 
 
 def _budget(
-    spec: SweepSpec, earlier: list[Row], place: str, free_bytes: int, observer: Observer
+    spec: SweepSpec, earlier: Sequence[Row], place: str, free_bytes: int, observer: Observer
 ) -> int:
     """What was asked for, else what the rows of an earlier run had, else the default.
 
@@ -334,7 +353,7 @@ def _supported(spec: SweepSpec, runner: Runner, device: str, observer: Observer)
 
 
 def _may_fit(trial: Trial, predictions: Mapping[str, Prediction]) -> bool:
-    prediction = predictions.get(trial.cell.key)
+    prediction = predictions.get(experiment(trial))
     return prediction is None or prediction.peak_bytes(trial.batch_size) <= trial.budget_bytes
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from bench.budget import GIB
-from bench.predict import ACTIVATIONS, TEMPORARY, Prediction
+from bench.predict import ACTIVATIONS, TEMPORARY, Prediction, experiment
 from bench.report import Record
 from bench.report.cells import by_settings, differing, where
 from bench.report.page import Column, Page
@@ -15,6 +15,9 @@ from bench.trial import Trial
 _KINDS = ("parameters", "gradients", "optimizer state", "batch", ACTIVATIONS, TEMPORARY)
 _TITLES = {"batch": "batch GiB", "optimizer state": "optimizer\nstate"}
 _FEW = 3
+
+_MOST = 1_000_000
+"""Batches are not looked at beyond this."""
 
 PEAK = "peak\nGiB"
 BOUND = "≤"
@@ -26,10 +29,10 @@ def predicted(trials: Sequence[Trial], predictions: Mapping[str, Prediction]) ->
 
     Args:
         trials: Any rounds of the cells; those that could not be predicted are left out.
-        predictions: By the key of a cell's first round.
+        predictions: By `experiment`.
     """
-    cells = {trial.cell.key: trial.cell for trial in trials if trial.cell.key in predictions}
-    lines = [_line(cell, predictions[key]) for key, cell in cells.items()]
+    cells = {trial.cell.key: trial.cell for trial in trials if experiment(trial) in predictions}
+    lines = [_line(cell, predictions[experiment(cell)]) for cell in cells.values()]
     on_cpu = any(line["process_gib"] for line in lines)
     columns = [Column("peak_gib", PEAK, "{:.2f}".format)]
     columns += [Column("budget_percent", "budget\n%", "{:.0f}".format)]
@@ -78,7 +81,7 @@ def _line(cell: Trial, prediction: Prediction) -> Record:
         **{f"{kind}_gib": breakdown.get(kind, 0) / GIB for kind in _KINDS},
         f"{ACTIVATIONS}_gib": sum(parts.values()) / GIB,
         "parts": ", ".join(f"{part} {parts[part] / GIB:.2f}" for part in largest),
-        "largest_batch": prediction.largest(cell.budget_bytes),
+        "largest_batch": prediction.largest(cell.budget_bytes, _MOST),
         "is_bound": prediction.is_bound,
     }
 

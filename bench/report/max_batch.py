@@ -1,0 +1,172 @@
+"""The view `max-batch`: the largest batch of each variant that was certified to fit the budget."""
+
+import json
+from itertools import groupby
+
+import pandas as pd
+
+from bench.report import Record
+from bench.report.cells import by_settings, differing, where
+from bench.report.notes import caution_notes, machine_notes
+from bench.report.page import (
+    NOT_MEASURED,
+    NOT_READABLE,
+    Column,
+    IntervalColumn,
+    Page,
+    RatioColumn,
+    ratio_text,
+    shown,
+)
+from bench.report.speedups import may_win
+from bench.trial import Status
+
+NAME = "max-batch"
+
+LEAST_ROUNDS = 2
+"""Processes that must have ended well at a batch size that is certified."""
+
+_TOO_LARGE = (Status.OOM, Status.IMPLIED_OOM)
+_MEASURED = ("images_per_s",)
+_KEPT = (
+    *("images_per_s", "images_per_s_low", "images_per_s_high"),
+    *(f"speedup_vs_seed{end}" for end in ("", "_low", "_high", "_verdict")),
+    "peak_memory_gib",
+    "predicted_memory_gib",
+    "budget_percent",
+    "final_mse",
+    "rounds_ok",
+)
+_COLUMNS = (
+    Column("max_batch", "batch", "{:.0f}".format),
+    Column("peak_memory_gib", "peak GiB", "{:.2f}".format, NOT_READABLE, _MEASURED),
+    Column("budget_percent", "budget %", "{:.0f}".format, NOT_READABLE, _MEASURED),
+    Column("images_per_s", "images/s", "{:.1f}".format, needs=("max_batch",)),
+    RatioColumn("speedup_vs_seed", "vs seed", "{:.2f}x".format, needs=_MEASURED),
+    IntervalColumn("speedup_vs_seed", "interval", "{:.2f}".format),
+    Column("predicted_memory_gib", "predicted GiB", "{:.2f}".format, needs=_MEASURED),
+    Column("final_mse", "MSE", "{:.1f}".format, needs=_MEASURED),
+    Column("rounds_ok", "rounds", "{:.0f}".format, needs=_MEASURED),
+)
+
+
+def max_batch(cells: list[Record]) -> Page:
+    """For each variant the largest batch that ended well in two processes or more, unflagged.
+
+    Args:
+        cells: Of `cell_frame`.
+    """
+    order = list(dict.fromkeys(map(_place, cells)))
+    sorted_cells = sorted(cells, key=lambda cell: (order.index(_place(cell)), cell["batch_size"]))
+    groups = [list(group) for _, group in groupby(sorted_cells, _place)]
+    lines = [_line(group) for group in groups]
+    texts = {
+        "variant": [str(line["variant"]) for line in lines],
+        **{name: [str(line[name]) for line in lines] for name in differing(lines, "seed")},
+        **{
+            column.title: [column.text(line) for line in lines] for column in shown(_COLUMNS, lines)
+        },
+        "next": [_next(line) for line in lines],
+    }
+    return Page(
+        pd.DataFrame(lines),
+        texts,
+        [bool(line["max_batch"]) for line in lines],
+        ["MSE", "predicted GiB", "interval", "rounds", "next"],
+        " ".join(_sentence(words, group, cells) for words, group in by_settings(lines)),
+        [*machine_notes(cells), *_explanations(lines), *caution_notes(cells)],
+    )
+
+
+def _place(cell: Record) -> tuple[str, int, str]:
+    return cell["settings"], cell["seed"], cell["variant"]
+
+
+def _is_certified(cell: Record) -> bool:
+    return may_win(cell) and cell["rounds_ok"] >= LEAST_ROUNDS
+
+
+def _line(cells: list[Record]) -> Record:
+    """One variant: `cells` are its batch sizes, ascending."""
+    first = cells[0]
+    certified: Record = next(filter(_is_certified, reversed(cells)), {})
+    size = certified.get("batch_size", 0)
+    after: Record = next((cell for cell in cells if cell["batch_size"] > size), {})
+    return {
+        **json.loads(first["settings"]),
+        **{name: first[name] for name in ("variant", "plain_variant", "seed", "settings")},
+        "budget_gib": first["budget_gib"],
+        "max_batch": size or None,
+        **{name: certified.get(name) for name in _KEPT},
+        "next_batch": after.get("batch_size"),
+        "next_status": after.get("status"),
+        "next_gib": after.get("peak_memory_gib"),
+    }
+
+
+def _next(line: Record) -> str:
+    """What the next larger batch came to, where one was probed."""
+    if not line["next_batch"]:
+        return NOT_MEASURED
+    told = line["next_status"]
+    if told == Status.OK and pd.notna(line["next_gib"]):
+        told = f"{line['next_gib']:.2f} GiB"
+    return f"{line['next_batch']}: {told}"
+
+
+def _sentence(words: str, lines: list[Record], cells: list[Record]) -> str:
+    """Why a card stays half empty, and what may fill it."""
+    fits = [line for line in lines if line["max_batch"]]
+    if not fits:
+        return f"No batch is certified {where(words)}."
+    parts = []
+    plain = next((line for line in fits if line["variant"] == line["plain_variant"]), None)
+    if plain is not None:
+        parts.append(_of_plain(plain, cells))
+    others = [line for line in fits if line is not plain]
+    if others:
+        best = max(others, key=lambda line: (line["max_batch"], line["images_per_s"]))
+        text = f"with {best['variant']} {best['max_batch']}"
+        if pd.notna(best["speedup_vs_seed"]):
+            text += f", at {ratio_text(best, 'speedup_vs_seed')} the images/s of the seed's setup"
+        parts.append(text)
+    return f"Within {fits[0]['budget_gib']:g} GiB {where(words)}: {'; '.join(parts)}."
+
+
+def _of_plain(line: Record, cells: list[Record]) -> str:
+    """The plain variant's powers of two, beside its largest batch."""
+    own = {cell["batch_size"]: cell for cell in cells if _place(cell) == _place(line)}
+    size = int(line["max_batch"])
+    power = own.get(1 << (size.bit_length() - 1))
+    text = f"{line['variant']} fits at {size}"
+    if power is None or pd.isna(power["peak_memory_gib"]) or power["batch_size"] == size:
+        return text
+    after = 2 * power["batch_size"]
+    needed = _extrapolated(list(own.values()), after)
+    beyond = f"needs {needed:.2f} (predicted)" if needed else "does not fit"
+    return (
+        f"the power of two {after} {beyond}, {power['batch_size']} fills "
+        f"{power['peak_memory_gib']:.2f}; {text}"
+    )
+
+
+def _extrapolated(cells: list[Record], size: int) -> float | None:
+    """The predicted peak at a batch size beyond those that were measured, in GiB."""
+    known = [cell for cell in cells if pd.notna(cell["predicted_memory_gib"])]
+    known.sort(key=lambda cell: int(cell["batch_size"]))
+    if len(known) < 2:
+        return None
+    small, large = known[-2:]
+    rise = large["predicted_memory_gib"] - small["predicted_memory_gib"]
+    slope = rise / (large["batch_size"] - small["batch_size"])
+    return float(large["predicted_memory_gib"] + slope * (size - large["batch_size"]))
+
+
+def _explanations(lines: list[Record]) -> list[str]:
+    least = min((int(line["rounds_ok"]) for line in lines if line["max_batch"]), default=0)
+    if not least:
+        return []
+    return [
+        f"Batch: certified by {least} whole runs or more, each with its evaluation in a process of "
+        "its own. Next: the next larger one that was probed."
+    ]
