@@ -31,6 +31,7 @@ COMPARABLE = (
     "cuda",
     "cudnn",
     "python",
+    "malloc",
 )
 """Rows that differ in one of these do not stand in one table."""
 
@@ -57,7 +58,15 @@ def describe_host(command: list[str]) -> dict[str, Any]:
         "cpu_flags": [flag for flag in _CPU_FLAGS if flag in _cpu_info("flags").split()],
         "cpus_allowed": cpus_allowed(),
         "memory_bytes": psutil.virtual_memory().total,
+        "malloc": _malloc(),
     }
+
+
+def _malloc() -> str | None:
+    """What the user has told the C library's allocator, or put in its place; see mallopt(3)."""
+    names = ("LD_PRELOAD", "GLIBC_TUNABLES")
+    told = {k: v for k, v in os.environ.items() if k in names or k.startswith("MALLOC_")}
+    return " ".join(f"{name}={told[name]}" for name in sorted(told)) or None
 
 
 def describe_device(device: str) -> dict[str, Any]:

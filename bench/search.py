@@ -15,8 +15,8 @@ from bench.runner import Runner
 from bench.sweep import Observer, Plan
 from bench.trial import Status, Trial, TrialResult
 
-PROBES = 8
-"""At most so many of a variant; three are typical."""
+PROBES = 10
+"""At most so many of a variant at a time; three are typical."""
 
 LEAST_ROUNDS = 2
 """The probe, and what certifies it."""
@@ -124,15 +124,21 @@ def run(plan: Plan, limits: Limits, samples: int | None, observer: Observer) -> 
         ValueError: The user's mistake, in one line; rows that were written stay.
         InterruptedSearchError: By the user; likewise.
     """
+    with Runner(plan.spec.workload.task, plan.timeout_s) as runner:
+        _run(plan, limits, samples, observer, runner)
+
+
+def _run(
+    plan: Plan, limits: Limits, samples: int | None, observer: Observer, runner: Runner
+) -> None:
     spec = plan.spec
     plain = {axis: values[0] for axis, values in spec.workload.axes.items()}
     spec = replace(spec, variants=(plain, *(axes for axes in spec.variants if axes != plain)))
     earlier = sweep.earlier_rows(plan.folder)
-    with Runner(spec.workload.task, plan.timeout_s) as runner:
-        environment, budget_bytes = sweep.situate(plan, runner, earlier, observer)
-        trials = [t for t in spec.trials(environment["device"], budget_bytes) if not t.round]
-        predictor = Predictor(runner, spec.workload, environment["device"])
-        predictions = predictor.of_trials(trials, observer.note)
+    environment, budget_bytes = sweep.situate(plan, runner, earlier, observer)
+    trials = [t for t in spec.trials(environment["device"], budget_bytes) if not t.round]
+    predictor = Predictor(runner, spec.workload, environment["device"])
+    predictions = predictor.of_trials(trials, observer.note)
     trials = [trial for trial in trials if experiment(trial) in predictions]
     target_bytes = (1 - limits.margin) * budget_bytes
     _check_least(trials, predictions, limits, budget_bytes)
@@ -147,13 +153,14 @@ def run(plan: Plan, limits: Limits, samples: int | None, observer: Observer) -> 
     cap = min(cap, samples // steps)
     if cap < limits.multiple_of:
         raise ValueError(
-            f"multiple_of {limits.multiple_of}: expected at most {cap}, for which there are samples"
+            f"--multiple-of {limits.multiple_of}: expected at most {cap}, for which there are "
+            f"samples ({samples}) and frames ({train_size})"
         )
 
     def probe(trial: Trial, size: int, rounds: int) -> list[TrialResult]:
         grid = {"batch_size": (size,), "rounds": (rounds,), "samples": (samples,)}
         one = replace(spec, variants=(trial.axes,), grid={**spec.grid, **grid})
-        if not sweep.run(replace(plan, spec=one, predictions=predictions), observer):
+        if not sweep.run(replace(plan, spec=one, predictions=predictions), observer, runner):
             raise InterruptedSearchError
         cell = replace(trial, batch_size=size, samples=samples)
         rows = journal.read(plan.folder)
@@ -163,13 +170,13 @@ def run(plan: Plan, limits: Limits, samples: int | None, observer: Observer) -> 
     for trial in trials:
         prediction = predictions[experiment(trial)]
         search = Search(prediction.peak_bytes, target_bytes, limits.multiple_of, cap)
-        expected = prediction.largest(target_bytes, cap) // limits.multiple_of * limits.multiple_of
-        observer.note(f"{trial.variant}: batch {expected} is expected to fit.")
+        observer.note(f"{trial.variant}: batch {search.next() or 0} is expected to fit.")
         if reason := _narrow(search, probe, trial):
             observer.note(f"{trial.variant}: no largest batch: {reason}.")
         elif search.best:
             found.append((trial, search))
     for rounds in range(LEAST_ROUNDS, spec.one("rounds") + 1):
+        runner.new_round()
         # In turn, so that a drift of the machine meets all alike.
         for trial, search in found:
             while search.best and not _holds(search, probe, trial, rounds):

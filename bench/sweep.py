@@ -1,5 +1,6 @@
 """The parent: which trials are to run, in which order, and where their rows go."""
 
+import contextlib
 import dataclasses
 import os
 import time
@@ -75,8 +76,13 @@ class Plan:
     predictions: Mapping[str, Prediction] = field(default_factory=dict)
 
 
-def run(plan: Plan, observer: Observer) -> bool:
+def run(plan: Plan, observer: Observer, runner: Runner | None = None) -> bool:
     """Runs a sweep, or the rest of one.
+
+    Args:
+        plan: What to do.
+        observer: Is told how it goes.
+        runner: One that is there already, and stays; `None` for one of the sweep's own.
 
     Returns:
         Whether it came to its end; `False` when the user interrupted it.
@@ -88,7 +94,9 @@ def run(plan: Plan, observer: Observer) -> bool:
     began_at = datetime.now(UTC).isoformat(timespec="seconds")
     clock = _TimeLimit(spec.one("time_limit_s"))
     earlier = earlier_rows(plan.folder)
-    with Runner(spec.workload.task, plan.timeout_s) as runner:
+    with contextlib.ExitStack() as stack:
+        if runner is None:
+            runner = stack.enter_context(Runner(spec.workload.task, plan.timeout_s))
         environment, budget_bytes = situate(plan, runner, earlier, observer)
         device, gpu_uuid = environment.pop("device"), environment["gpu_uuid"]
         runner.ask(

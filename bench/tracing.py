@@ -57,10 +57,10 @@ def predict(request: dict[str, Any], pipe: IO[bytes]) -> None:
     """
     # A compiled network is traced as it runs eagerly.
     torch.compiler.set_stance("force_eager")
-    at = partial(_trace_at, request)
+    at = partial(trace_at, request)
     try:
         few, more = map(at, BATCHES)
-        lines = _Lines(few, more)
+        lines = Lines(few, more)
         steady = lines.moments(4, 8)
         third = at(request["check"])
     except Exception as error:  # noqa: BLE001 (whatever the task cannot do without memory)
@@ -98,7 +98,8 @@ def _build(request: dict[str, Any], batch_size: int) -> Any:
     )
 
 
-def _trace_at(request: dict[str, Any], batch_size: int) -> "Trace":
+def trace_at(request: dict[str, Any], batch_size: int) -> "Trace":
+    """A trace of the task that a request of `predict` asks for, at a batch size."""
     workspaces = _ONEDNN if request["device"] == "cpu" else {}
     return trace(lambda: _build(request, batch_size), workspaces)
 
@@ -149,7 +150,7 @@ def _live(trace: Trace, weights: np.ndarray) -> np.ndarray:
     return np.cumsum(change, axis=0)[:-1]
 
 
-class _Lines:
+class Lines:
     """Memory at each moment as a line over the batch size, from two traces.
 
     Raises:

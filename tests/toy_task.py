@@ -104,6 +104,7 @@ class ToyTask:
     ) -> None:
         self.fault = axes["fault"]
         self.sleep_s = float(settings["sleep_ms"]) / 1000
+        self.batch_size = batch_size
         self.too_large = batch_size >= int(settings["oom_from"])
         self.step = 0
         self.at_step = int(settings["at_step"])
@@ -130,6 +131,9 @@ class ToyTask:
         if self.fault == "recompile" and self.step == self.at_step:
             SCALE += 1
         return torch.from_numpy(indices).to(self.device).float()
+
+    def example(self) -> Tensor:
+        return torch.zeros(self.batch_size, device=self.device)
 
     def forward(self, batch: Tensor) -> Tensor:
         left = max(0, self.at_step - self.step) if self.fault == "warming" else 0

@@ -252,6 +252,7 @@ def trial_record(row: Row) -> Record:
         "baselines": json.dumps(_baselines(row)),
         "device_name": row.environment["device_name"],
         "torch": row.environment["torch"],
+        "malloc": row.environment.get("malloc"),
         "commit": row.environment["commit"],
         "dirty": row.environment["dirty"],
         "command": reproduce(row),

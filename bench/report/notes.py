@@ -25,6 +25,8 @@ def machine_notes(cells: list[Record]) -> list[str]:
         f"Measured on {first['device_name']}, torch {first['torch']}, budget "
         f"{first['budget_gib']:g} GiB, {first['samples']} training samples a row.",
     ]
+    if pd.notna(first["malloc"]):
+        found.append(f"The C library's allocator was told {first['malloc']}.")
     emulated = [
         f"Budget emulated: a card of {cell['card_gib']:.1f} GiB capped to "
         f"{cell['budget_gib']:g} GiB."

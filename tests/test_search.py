@@ -1,0 +1,149 @@
+"""The search for the largest batch: what it concludes from probes, and the command from end to end."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bench import journal, search
+from bench.search import PROBES, Search
+from bench.trial import Status
+from tests.commands import main
+
+BUDGET = 8000.0
+TARGET = 0.95 * BUDGET
+
+
+def line(constant: float, slope: float) -> Callable[[int], float]:
+    return lambda size: constant + slope * size
+
+
+def narrowed(
+    asked: Search, truth: Callable[[int], float], shown: float = BUDGET
+) -> list[int]:
+    """Probes until the search has ended; what is beyond `shown` runs out of memory."""
+    sizes: list[int] = []
+    while (size := asked.next()) is not None:
+        assert len(sizes) < PROBES
+        assert size not in sizes
+        sizes.append(size)
+        peak = truth(size)
+        asked.told(size, peak if peak <= shown else None)
+    return sizes
+
+
+@pytest.mark.parametrize(
+    ("truth", "most"),
+    [
+        (line(500, 40), 1),  # as predicted
+        (line(900, 40), 2),  # a constant that nobody knew of
+        (line(200, 40), 2),
+        (line(500, 42), 3),
+        (line(500, 44), 3),  # what is predicted runs out of memory
+        (line(500, 36), 3),
+        (line(900, 60), 8),
+        (line(500, 200), 8),  # wildly wrong
+    ],
+)
+@pytest.mark.parametrize("step", [1, 8])
+def test_the_largest_batch_is_found_in_a_few_probes(
+    truth: Callable[[int], float], most: int, step: int
+) -> None:
+    asked = Search(line(500, 40), TARGET, step, cap=10_000)
+    sizes = narrowed(asked, truth)
+    assert len(sizes) <= most
+    assert asked.best % step == 0
+    assert 0 < truth(asked.best) <= TARGET
+    # The next one does not fit, or is nearer than what it is worth.
+    assert truth(asked.best + max(step, round(0.05 * asked.best))) > TARGET
+
+
+def test_a_cap_is_kept_and_needs_one_probe() -> None:
+    asked = Search(line(500, 40), TARGET, 8, cap=100)
+    assert narrowed(asked, line(500, 40)) == [96]
+    assert asked.best == 96
+
+
+def test_where_nothing_fits_there_is_no_batch() -> None:
+    asked = Search(line(500, 40), TARGET, 1, cap=10_000)
+    narrowed(asked, line(9000, 40))
+    assert asked.best == 0
+
+
+def test_a_batch_that_fails_later_is_the_best_no_more() -> None:
+    asked = Search(line(500, 40), TARGET, 1, cap=10_000)
+    (size,) = narrowed(asked, line(500, 40))
+    asked.told(size, None)
+    assert asked.best == 0
+    narrowed(asked, line(500, 41))
+    assert 0 < asked.best < size
+
+
+# The command.
+
+
+def run(folder: Path, *more: str) -> list[str]:
+    words = ["max-batch", "oom", "--set", "workload=tests.toy:TOY", "--set", "oom_from=10"]
+    words += ["--cap", "16", "--device", "cpu", "--budget", "1GiB", "--out", str(folder)]
+    return [*words, "--set", "measured_steps=2", "--set", "warmup_steps=1", *more]
+
+
+def test_the_largest_batch_is_certified_and_what_failed_stays_a_row(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, error = main(run(tmp_path), capsys)
+    assert code == 0, error
+    line = next(text for text in out.splitlines() if text.split()[:1] == ["oom"])
+    assert line.split()[1] == "9"
+    rows = {row.trial.label: row for row in journal.read(tmp_path)}
+    assert rows["oom b9"].result.status is rows["oom b9 round 1"].result.status is Status.OK
+    assert rows["oom b10"].result.status is Status.OOM
+    # The plain variant, uncalled for: others are held against its largest power of two.
+    assert rows["none b16 round 1"].result.status is Status.OK
+    assert len({row.trial.samples for row in rows.values()}) == 1
+    # The same command again measures nothing.
+    before = (tmp_path / journal.FILE_NAME).read_bytes()
+    code, out, _ = main([*run(tmp_path), "--json"], capsys)
+    assert (tmp_path / journal.FILE_NAME).read_bytes() == before
+    told = {cell["variant"]: cell for cell in json.loads(out)}
+    assert told["oom"]["max_batch"] == 9
+    assert told["none"]["max_batch"] == 16
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--cap", "0"], "--cap '0': expected a whole number from 1 on"),
+        (["--multiple-of", "x"], "--multiple-of 'x': expected a whole number from 1 on"),
+        (["--cap", "4", "--multiple-of", "8"], "--cap 4: expected at least --multiple-of 8"),
+        (["--margin", "100%"], "--margin '100%': expected a percentage above 0 and below 100"),
+        (["--set", "batch_size=4"], "--set batch_size: expected not with max-batch"),
+        (["--set", "seed=1,2"], "--set: expected one value each with max-batch"),
+        (["--rounds", "1"], "rounds 1: expected at least 2, to certify"),
+        (["--budget", "0GiB"], "memory size '0GiB': expected a positive one"),
+    ],
+)
+def test_what_cannot_be_asked_is_told_in_one_line(
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, error = main(["max-batch", *words, "--out", str(tmp_path)], capsys)
+    assert code == 2
+    assert message in error
+    assert len(error.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_budget_that_is_too_small_for_anything_is_told_with_what_it_takes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--set", "image_size=128", "--set", "width=64", "--budget", "600MiB"]
+    words = ["max-batch", "fp32", *words, "--device", "cpu", "--out", str(tmp_path)]
+    code, _, error = main(words, capsys)
+    assert code == 2
+    assert "budget 600 MiB: fp32 at batch 1 needs" in error
+    assert not (tmp_path / journal.FILE_NAME).exists()
+
+
+def test_probes_are_bounded() -> None:
+    assert search.PROBES >= len(range(8))
