@@ -15,14 +15,17 @@ from bench.runner import Runner
 from bench.sweep import Observer, Plan
 from bench.trial import Status, Trial, TrialResult
 
-PROBES = 10
+PROBES = 12
 """At most so many of a variant at a time; three are typical."""
 
 LEAST_ROUNDS = 2
 """The probe, and what certifies it."""
 
 _NEAR = 0.02
-"""A batch that is known not to fit is near enough to the best within this share of that."""
+"""Batches that differ by less than this share are not worth a probe."""
+
+_FIRST_TRY = 0.85
+"""Of a batch that did not fit though it was expected to."""
 
 
 @dataclass
@@ -44,22 +47,24 @@ class Search:
     best: int = 0
     _too_large: int | None = field(default=None, init=False)
     _off_bytes: float = field(default=0.0, init=False)
+    _refused: int = field(default=0, init=False)
 
     def next(self) -> int | None:
         """The batch to be probed now; `None` where the best is known.
 
-        What is expected to be the largest, by the prediction and by how much it was off where a
-        peak was measured. Where that did not fit, half-way to what does.
+        The largest that is expected to fit, by the prediction and by how much that was off where a
+        peak was measured last. One between where that is known not to fit, or where it ends the
+        search though the prediction was wrong.
         """
-        expected = self._expected()
-        if self._too_large is None:
-            return expected if expected > self.best else None
-        between = (self.best + self._too_large) // 2 // self.step * self.step
-        if self._too_large - self.best <= max(self.step, _NEAR * self.best) or not between:
-            return None
-        if self.best < expected < self._too_large:
-            return expected
-        return between if expected >= self._too_large and between > self.best else None
+        size = self._expected()
+        if self._too_large is not None:
+            if self._too_large - self.best <= max(self.step, _NEAR * self.best):
+                return None
+            if size >= self._too_large or (self._refused and size <= self.best):
+                share = _FIRST_TRY if self._refused == 1 and not self.best else 0.5
+                size = round(self.best + share * (self._too_large - self.best))
+                size = size // self.step * self.step
+        return size if size - self.best > _NEAR * self.best else None
 
     def told(self, size: int, peak_bytes: float | None) -> None:
         """What a probe came to.
@@ -68,7 +73,9 @@ class Search:
             size: Its batch size.
             peak_bytes: Its peak; `None` where it did not fit the budget.
         """
-        if peak_bytes is not None:
+        if peak_bytes is None:
+            self._refused += 1
+        else:
             self._off_bytes = peak_bytes - self.predict(size)
         if peak_bytes is not None and peak_bytes <= self.target_bytes:
             self.best = max(self.best, size)
