@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from bench import spec, sweep
+from bench.search import Limits
 from bench.trial import Status
 
 DESCRIPTION = "Which way of training a colorization U-Net is fastest in 8 GB, and costs no quality?"
@@ -111,7 +112,7 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
         "--margin",
         metavar="PERCENT",
         default="5%",
-        help="share of the budget that stays free (default: 5%%)",
+        help="share of the budget that stays free (default: 5%%); batches within 2 %% are one",
     )
     command.add_argument(
         "--rounds", metavar="N", help="processes that must end well at it (default: 2)"
@@ -124,7 +125,9 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
     command.add_argument("folder", type=Path, metavar="DIR", help="what a sweep has written")
     command.add_argument("--format", metavar="|".join(FORMATS), default=FORMATS[0], dest="style")
     command.add_argument(
-        "--view", metavar="NAME", help="compiled-vs-eager, amp, ladder, largest-batch or memory"
+        "--view",
+        metavar="NAME",
+        help="compiled-vs-eager, amp, ladder, largest-batch, memory or max-batch",
     )
     for unit, words in (("images", "training images"), ("epochs", "passes over the training set")):
         command.add_argument(
@@ -344,6 +347,24 @@ def retry(words: Sequence[str]) -> frozenset[Status]:
         if word not in statuses:
             raise ValueError(f"--retry {word!r}: {spec.suggest(word, statuses)}")
     return frozenset(map(Status, words))
+
+
+_NOT_SEARCHED = ("batch_size", "variants", "ci_width", "time_limit_s", "unsupported")
+"""What `max-batch` decides itself, or would be ended by."""
+
+
+def limits(options: argparse.Namespace) -> Limits:
+    """What `max-batch` is to keep to; refuses what does not go with it."""
+    for text in options.sets:
+        if (name := text.partition("=")[0]) in _NOT_SEARCHED:
+            raise ValueError(f"--set {name}: expected not with max-batch")
+    if options.retry and options.out is None:
+        raise ValueError("--retry: expected --out with the folder of an earlier search")
+    cap = None if options.cap is None else whole("--cap", options.cap)
+    multiple = whole("--multiple-of", options.multiple_of)
+    if cap is not None and cap < multiple:
+        raise ValueError(f"--cap {cap}: expected at least --multiple-of {multiple}")
+    return Limits(multiple, cap, spec.parse_share("--margin", options.margin))
 
 
 def whole(option: str, text: str) -> int:

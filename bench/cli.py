@@ -146,22 +146,11 @@ def _written(console: Console, folder: Path, suffixes: Iterable[str]) -> None:
 
 
 def _max_batch(options: Namespace) -> int:
-    overrides = arguments.overrides(options)
-    limits = search.Limits(
-        arguments.whole("--multiple-of", options.multiple_of),
-        None if options.cap is None else arguments.whole("--cap", options.cap),
-        spec.parse_share("--margin", options.margin),
-    )
-    if limits.cap is not None and limits.cap < limits.multiple_of:
-        raise ValueError(
-            f"--cap {limits.cap}: expected at least --multiple-of {options.multiple_of}"
-        )
-    for name in ("batch_size", "variants"):
-        if any(text.startswith(f"{name}=") for text in options.sets):
-            raise ValueError(f"--set {name}: expected not with max-batch, which looks for it")
+    limits, overrides = arguments.limits(options), arguments.overrides(options)
     if options.variants:
         overrides["variants"] = options.variants
-    asked = spec.load("max-batch", overrides)
+    source = None if "workload" in overrides else "max-batch"
+    asked = spec.load(source, {"rounds": [str(search.LEAST_ROUNDS)]} | overrides)
     if len(asked.settings()) * len(asked.grid["seed"]) > 1:
         raise ValueError("--set: expected one value each with max-batch")
     if (rounds := asked.one("rounds")) < search.LEAST_ROUNDS:
@@ -176,24 +165,25 @@ def _max_batch(options: Namespace) -> int:
     )
     console = Output(stderr=options.json)
     samples = asked.one("samples") if "samples" in overrides else None
-    code = 0
     try:
-        search.run(plan, limits, samples, LineDisplay(console))
+        found = search.run(plan, limits, samples, LineDisplay(console))
     except search.InterruptedSearchError:
-        code = EXIT_INTERRUPTED
-    if rows := journal.read_if_any(folder):
-        from bench.report import views
+        how = f"the same command with --out {folder}"
+        _line(console, f"Interrupted. To go on: {how}", "bold")
+        return EXIT_INTERRUPTED
+    page = _page(journal.read(folder), folder)
+    written = _write_tables(folder, page)
+    _write_page(_max_batch_page(page, folder), "json" if options.json else "table")
+    _written(console, folder, written)
+    names = map(asked.workload.variant_name, asked.variants)
+    return 0 if all(name in found and found[name].batch_size for name in names) else EXIT_FAILED
 
-        page = _page(rows, folder)
-        written = _write_tables(folder, page)
-        found = views.page(page.frame, "max-batch")
-        _write_page(found, "json" if options.json else "table")
-        _written(console, folder, written)
-        if not code and not any(found.bold):
-            code = EXIT_FAILED
-    if code == EXIT_INTERRUPTED:
-        _line(console, f"Interrupted. To go on: the same command with --out {folder}", "bold")
-    return code
+
+def _max_batch_page(page: "Page", folder: Path) -> "Page":
+    from bench.report.cells import records
+    from bench.report.max_batch import max_batch
+
+    return max_batch(records(page.frame), search.read(folder))
 
 
 def _folder(options: Namespace, name: str) -> Path:
@@ -292,7 +282,9 @@ def _report(options: Namespace) -> int:
     style = arguments.style(options)
     lengths = {name: arguments.run_length(options, name) for name in ("images", "epochs")}
     page = _page(journal.read(options.folder), options.folder)
-    if options.view is not None:
+    if options.view == search.VIEW:
+        page = _max_batch_page(page, options.folder)
+    elif options.view is not None:
         from bench.report import views
 
         page = views.page(page.frame, options.view, **lengths)

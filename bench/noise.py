@@ -110,7 +110,10 @@ def write(environment: Mapping[str, Any], description: Mapping[str, Any]) -> Pat
 
 
 def _path(environment: Mapping[str, Any]) -> Path:
-    asked = json.dumps({name: environment.get(name) for name in COMPARABLE}, sort_keys=True)
+    told = {name: environment.get(name) for name in COMPARABLE}
+    if told["malloc"] is None:  # as all were before it was recorded
+        del told["malloc"]
+    asked = json.dumps(told, sort_keys=True)
     name = hashlib.sha256(asked.encode()).hexdigest()[:16]
     state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state"
     return Path(state) / "unet-bench" / "noise" / f"{name}.json"

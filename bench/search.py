@@ -5,8 +5,10 @@ evaluation. What it is certified by is the same again, in further processes.
 """
 
 import bisect
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from bench import journal, sweep
 from bench.budget import format_bytes
@@ -18,8 +20,16 @@ from bench.trial import Status, Trial, TrialResult
 PROBES = 12
 """At most so many of a variant at a time; three are typical."""
 
+VIEW = "max-batch"
+"""The report's view of what was found, which is in this file."""
+
+FILE_NAME = "max-batch.json"
+
 LEAST_ROUNDS = 2
 """The probe, and what certifies it."""
+
+_CHECKED_AT = 32
+"""The batch size at which predictions are checked."""
 
 _NEAR = 0.02
 """Batches that differ by less than this share are not worth a probe."""
@@ -77,7 +87,8 @@ class Search:
             self._refused += 1
         else:
             self._off_bytes = peak_bytes - self.predict(size)
-        if peak_bytes is not None and peak_bytes <= self.target_bytes:
+        fits = peak_bytes is not None and peak_bytes <= self.target_bytes
+        if fits and not (self._too_large and size >= self._too_large):
             self.best = max(self.best, size)
             return
         self._too_large = min(size, self._too_large or size)
@@ -107,18 +118,33 @@ class Limits:
     margin: float
 
 
-Probe = Callable[[Trial, int, int], list[TrialResult]]
-"""Measures a variant at a batch size, in so many rounds."""
+@dataclass(frozen=True)
+class Certificate:
+    """What the search found for a variant.
+
+    Attributes:
+        batch_size: The largest batch; 0 where none is certified.
+        because: Why it is no larger (`MEMORY`, or what else was its end), or why there is none.
+    """
+
+    batch_size: int
+    because: str
+
+
+MEMORY = "memory"
 
 
 class InterruptedSearchError(Exception):
     """The user has had enough."""
 
 
-def run(plan: Plan, limits: Limits, samples: int | None, observer: Observer) -> None:
+def run(
+    plan: Plan, limits: Limits, samples: int | None, observer: Observer
+) -> dict[str, Certificate]:
     """Looks for the largest batch of each variant, the plain one first.
 
     Of the plain variant its largest power of two is measured too: what others are held against.
+    What was found is kept in the folder, see `read`.
 
     Args:
         plan: Its `spec` has one combination of settings. All its rounds must end well at a batch
@@ -127,131 +153,210 @@ def run(plan: Plan, limits: Limits, samples: int | None, observer: Observer) -> 
         samples: Of each trial; `None` for as many as the largest batch needs.
         observer: Is told how it goes.
 
+    Returns:
+        By the name of the variant.
+
     Raises:
         ValueError: The user's mistake, in one line; rows that were written stay.
         InterruptedSearchError: By the user; likewise.
     """
     with Runner(plan.spec.workload.task, plan.timeout_s) as runner:
-        _run(plan, limits, samples, observer, runner)
+        hunt = _Hunt(plan, limits, samples, observer, runner)
+        hunt.probe_all()
+        hunt.certify_all()
+    found = hunt.certificates()
+    told = {name: vars(certificate) for name, certificate in found.items()}
+    text = json.dumps({"limits": vars(limits), "variants": told}, indent=1)
+    (plan.folder / FILE_NAME).write_text(text + "\n")
+    return found
 
 
-def _run(
-    plan: Plan, limits: Limits, samples: int | None, observer: Observer, runner: Runner
-) -> None:
-    spec = plan.spec
-    plain = {axis: values[0] for axis, values in spec.workload.axes.items()}
-    spec = replace(spec, variants=(plain, *(axes for axes in spec.variants if axes != plain)))
-    earlier = sweep.earlier_rows(plan.folder)
-    environment, budget_bytes = sweep.situate(plan, runner, earlier, observer)
-    trials = [t for t in spec.trials(environment["device"], budget_bytes) if not t.round]
-    predictor = Predictor(runner, spec.workload, environment["device"])
-    predictions = predictor.of_trials(trials, observer.note)
-    trials = [trial for trial in trials if experiment(trial) in predictions]
-    target_bytes = (1 - limits.margin) * budget_bytes
-    _check_least(trials, predictions, limits, budget_bytes)
-    train_size = spec.workload.train_size(trials[0].settings)
-    cap = min(limits.cap or train_size, train_size)
-    steps = 1 + spec.one("warmup_steps") + spec.one("measured_steps")
-    if earlier:
-        samples = earlier[0].trial.samples
-    if samples is None:
-        expected = max(predictions[experiment(t)].largest(target_bytes, cap) for t in trials)
-        samples = steps * min(cap, max(limits.multiple_of, round(_ROOM * expected)))
-    cap = min(cap, samples // steps)
-    if cap < limits.multiple_of:
-        raise ValueError(
-            f"--multiple-of {limits.multiple_of}: expected at most {cap}, for which there are "
-            f"samples ({samples}) and frames ({train_size})"
-        )
+def read(folder: Path) -> dict[str, Certificate]:
+    """What `run` has found in a folder, by the name of the variant.
 
-    def probe(trial: Trial, size: int, rounds: int) -> list[TrialResult]:
-        grid = {"batch_size": (size,), "rounds": (rounds,), "samples": (samples,)}
-        one = replace(spec, variants=(trial.axes,), grid={**spec.grid, **grid})
-        if not sweep.run(replace(plan, spec=one, predictions=predictions), observer, runner):
+    Raises:
+        ValueError: It has found nothing there.
+    """
+    path = folder / FILE_NAME
+    try:
+        told = json.loads(path.read_text())["variants"]
+        return {name: Certificate(**certificate) for name, certificate in told.items()}
+    except FileNotFoundError:
+        raise ValueError(f"{folder}: expected a {FILE_NAME} in it, as max-batch writes") from None
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path}: not as max-batch writes it: {error}") from None
+
+
+@dataclass
+class _Variant:
+    """A variant whose largest batch is looked for; `failed` tells in words why that has ended."""
+
+    trial: Trial
+    search: Search
+    failed: str | None = None
+
+
+class _Hunt:
+    """The search for all variants: one after the other, then certified in turn."""
+
+    def __init__(
+        self, plan: Plan, limits: Limits, samples: int | None, observer: Observer, runner: Runner
+    ) -> None:
+        self._plain = {axis: values[0] for axis, values in plan.spec.workload.axes.items()}
+        others = [axes for axes in plan.spec.variants if axes != self._plain]
+        spec = replace(plan.spec, variants=(self._plain, *others))
+        self._observer, self._runner = observer, runner
+        earlier = sweep.earlier_rows(plan.folder)
+        environment, budget_bytes = sweep.situate(plan, runner, earlier, observer)
+        _refuse_unsupported(plan, runner, environment["device"])
+        context_bytes = sweep.check_budget(runner, environment, budget_bytes)
+        target_bytes = (1 - limits.margin) * budget_bytes - context_bytes
+        trials = [t for t in spec.trials(environment["device"], budget_bytes) if not t.round]
+        predictor = Predictor(runner, spec.workload, environment["device"])
+        checked = [replace(trial, batch_size=_CHECKED_AT) for trial in trials]
+        predictions = predictor.of_trials(checked, observer.note)
+        trials = [trial for trial in trials if experiment(trial) in predictions]
+        _check_least(trials, predictions, limits, target_bytes)
+        (settings,) = spec.settings()
+        frames = spec.workload.prepare(settings, observer.preparing).train_size
+        self._cap, self._end = min((frames, "training set"), (limits.cap or frames, "--cap"))
+        steps = 1 + spec.one("warmup_steps") + spec.one("measured_steps")
+        room = max(_room(predictions[experiment(trial)], target_bytes) for trial in trials)
+        needed = steps * min(self._cap, max(limits.multiple_of, room))
+        if earlier:
+            samples = earlier[0].trial.samples
+            if samples < needed:
+                raise ValueError(
+                    f"--out {plan.folder}: its trials have {samples} samples, of which this search "
+                    f"needs {needed}; expected another folder"
+                )
+        self._samples = samples or needed
+        if self._samples // steps < self._cap:
+            self._cap, self._end = self._samples // steps, "samples"
+        if self._cap < limits.multiple_of:
+            raise ValueError(
+                f"--multiple-of {limits.multiple_of}: expected at most {self._cap} ({self._end})"
+            )
+        self._plan = replace(plan, spec=spec, predictions=predictions)
+        self._variants = []
+        for trial in trials:
+            predict = predictions[experiment(trial)].peak_bytes
+            search = Search(predict, target_bytes, limits.multiple_of, self._cap)
+            self._variants.append(_Variant(trial, search))
+
+    def probe_all(self) -> None:
+        """Looks for the largest batch of each variant."""
+        for variant in self._variants:
+            expected = variant.search.next() or 0
+            self._observer.note(f"{variant.trial.variant}: batch {expected} is expected to fit.")
+            self._narrow(variant)
+
+    def certify_all(self) -> None:
+        """Runs what was found in all rounds, in turn, so that a drift meets all alike."""
+        for rounds in range(LEAST_ROUNDS, self._plan.spec.one("rounds") + 1):
+            self._runner.new_round()
+            for variant in self._variants:
+                self._certify(variant, rounds)
+                if variant.trial.axes == self._plain and (best := variant.search.best):
+                    self._measure(variant, 1 << (best.bit_length() - 1), rounds)
+
+    def certificates(self) -> dict[str, Certificate]:
+        """What was found, by the name of the variant."""
+        found = {}
+        for variant in self._variants:
+            size = 0 if variant.failed else variant.search.best
+            because = variant.failed or MEMORY
+            if size and size + variant.search.step > self._cap:
+                because = self._end
+            found[variant.trial.variant] = Certificate(size, because)
+        return found
+
+    def _narrow(self, variant: _Variant) -> None:
+        for _ in range(PROBES):
+            size = variant.search.next()
+            if size is None or variant.failed:
+                return
+            self._tell(variant, size, 1)
+
+    def _certify(self, variant: _Variant, rounds: int) -> None:
+        while not variant.failed and (size := variant.search.best):
+            self._tell(variant, size, rounds)
+            if variant.search.best == size:
+                return
+            words = f"a further process did not hold batch {size}"
+            self._observer.note(f"{variant.trial.variant}: {words}.")
+            self._narrow(variant)
+            self._runner.new_round()
+
+    def _tell(self, variant: _Variant, size: int, rounds: int) -> None:
+        """Measures a batch size, and tells the search the worst that it came to."""
+        peaks = []
+        for result in self._measure(variant, size, rounds):
+            if result.status not in (Status.OK, Status.OOM, Status.IMPLIED_OOM):
+                variant.failed = f"at batch {size} {result.status}: {result.reason}"
+                return
+            peaks.append(_peak_bytes(result))
+        variant.search.told(size, None if None in peaks else max(filter(None, peaks)))
+
+    def _measure(self, variant: _Variant, size: int, rounds: int) -> list[TrialResult]:
+        grid = {"batch_size": (size,), "rounds": (rounds,), "samples": (self._samples,)}
+        spec = self._plan.spec
+        one = replace(spec, variants=(variant.trial.axes,), grid={**spec.grid, **grid})
+        if not sweep.run(replace(self._plan, spec=one), self._observer, self._runner):
             raise InterruptedSearchError
-        cell = replace(trial, batch_size=size, samples=samples)
-        rows = journal.read(plan.folder)
+        cell = replace(variant.trial, batch_size=size, samples=self._samples)
+        rows = journal.read(self._plan.folder)
         return [row.result for row in rows if row.trial.cell == cell][:rounds]
 
-    found: list[tuple[Trial, Search]] = []
-    for trial in trials:
-        prediction = predictions[experiment(trial)]
-        search = Search(prediction.peak_bytes, target_bytes, limits.multiple_of, cap)
-        observer.note(f"{trial.variant}: batch {search.next() or 0} is expected to fit.")
-        if reason := _narrow(search, probe, trial):
-            observer.note(f"{trial.variant}: no largest batch: {reason}.")
-        elif search.best:
-            found.append((trial, search))
-    for rounds in range(LEAST_ROUNDS, spec.one("rounds") + 1):
-        runner.new_round()
-        # In turn, so that a drift of the machine meets all alike.
-        for trial, search in found:
-            while search.best and not _holds(search, probe, trial, rounds):
-                observer.note(f"{trial.variant}: a further process did not hold its batch.")
-                _narrow(search, probe, trial)
-            if trial.axes == plain and search.best:
-                probe(trial, 1 << (search.best.bit_length() - 1), rounds)
 
-
-_ROOM = 1.1
-"""Trials have samples for a batch that is larger than expected, by this factor."""
+def _refuse_unsupported(plan: Plan, runner: Runner, device: str) -> None:
+    """Raises `ValueError` for a variant that the device cannot do."""
+    for name, reason in sweep.unsupported(plan.spec, runner, device).items():
+        raise ValueError(f"{name}: {reason}")
 
 
 def _check_least(
     trials: Sequence[Trial],
     predictions: Mapping[str, Prediction],
     limits: Limits,
-    budget_bytes: int,
+    target_bytes: float,
 ) -> None:
-    """Raises `ValueError` if no variant fits at all."""
+    """Raises `ValueError` if nothing fits at all, as far as that is not only a bound."""
     if not trials:
-        raise ValueError("max-batch: none of the variants can be predicted")
+        raise ValueError("max-batch: expected a variant that can be predicted")
     size = limits.multiple_of
-    needs = {trial.variant: predictions[experiment(trial)].peak_bytes(size) for trial in trials}
-    least = min(needs, key=lambda variant: needs[variant])
-    if needs[least] > (1 - limits.margin) * budget_bytes:
+    needs = {
+        trial.variant: prediction.peak_bytes(size)
+        for trial in trials
+        if not (prediction := predictions[experiment(trial)]).is_bound
+    }
+    least = min(needs, key=lambda variant: needs[variant], default=None)
+    if least is not None and needs[least] > target_bytes:
         raise ValueError(
-            f"budget {format_bytes(budget_bytes)}: {least} at batch {size} needs "
+            f"budget {format_bytes(trials[0].budget_bytes)}: {least} at batch {size} needs "
             f"{format_bytes(needs[least])}, and {100 * limits.margin:g} % are to be left free"
         )
 
 
-def _narrow(search: Search, probe: Probe, trial: Trial) -> str | None:
-    """Probes until the largest batch is known; returns why it cannot be, in words."""
-    for _ in range(PROBES):
-        size = search.next()
-        if size is None:
-            return None
-        (result,) = probe(trial, size, 1)
-        if result.status not in (Status.OK, Status.OOM, Status.IMPLIED_OOM):
-            return f"at {size} it ended as {result.status}: {result.reason}"
-        search.told(size, _peak_bytes(result))
-    return f"{PROBES} probes were not enough"
-
-
-def _holds(search: Search, probe: Probe, trial: Trial, rounds: int) -> bool:
-    """Whether the best batch fits in every round."""
-    size = search.best
-    for result in probe(trial, size, rounds):
-        search.told(size, _peak_bytes(result))
-    return search.best == size
+def _room(prediction: Prediction, target_bytes: float) -> int:
+    """A batch size that the largest will hardly exceed; of a bound, by far."""
+    return round((2 if prediction.is_bound else 1.1) * prediction.largest(target_bytes, 1_000_000))
 
 
 def _peak_bytes(result: TrialResult) -> int | None:
-    """How near a process came to its limit, in bytes of the budget; `None` if it did not fit it.
+    """How near a process came to its limit, in bytes; `None` if the budget was too small for it.
 
-    That is so, too, if it only ran because torch's allocator emptied its cache in each step.
+    That is so, too, if it only ran because torch's allocator emptied its cache in each step. On a
+    GPU the context is left out, as it is in what is aimed at.
     """
     if result.status is not Status.OK or _retries(result):
         return None
     memory = {name: int(value) for name, value in result.memory.items() if isinstance(value, int)}
-    if (
-        "limit_vm_data_bytes" in memory
-    ):  # on a CPU the limit is on memory that was only reserved too
-        room = memory["limit_vm_data_bytes"] - memory["peak_vm_data_bytes"]
-        return memory["budget_bytes"] - room
     peak = max(memory["peak_bytes"], memory["first_step_peak_bytes"])
-    return peak + memory.get("context_bytes", 0)
+    if "peak_vm_data_bytes" in memory:  # on a CPU the limit holds for what is only reserved, too
+        room = memory["limit_vm_data_bytes"] - memory["peak_vm_data_bytes"]
+        peak = max(peak, memory["budget_bytes"] - room)
+    return peak
 
 
 def _retries(result: TrialResult) -> int:

@@ -99,10 +99,7 @@ def run(plan: Plan, observer: Observer, runner: Runner | None = None) -> bool:
             runner = stack.enter_context(Runner(spec.workload.task, plan.timeout_s))
         environment, budget_bytes = situate(plan, runner, earlier, observer)
         device, gpu_uuid = environment.pop("device"), environment["gpu_uuid"]
-        runner.ask(
-            "bench.worker:check_budget",
-            {"device": device, "gpu_uuid": gpu_uuid, "budget_bytes": budget_bytes},
-        )
+        check_budget(runner, environment | {"device": device}, budget_bytes)
         spec = _supported(spec, runner, device, observer)
         trials = spec.trials(device, budget_bytes)
         data = _prepare(spec, observer)
@@ -342,13 +339,31 @@ def _budget(
     return budget
 
 
+def check_budget(runner: Runner, environment: Mapping[str, Any], budget_bytes: int) -> int:
+    """Raises `ValueError` if a trial's process does not fit the budget at all.
+
+    Returns:
+        Bytes of the budget that the CUDA context takes; 0 on a CPU.
+    """
+    request = {"device": environment["device"], "gpu_uuid": environment["gpu_uuid"]}
+    asked = request | {"budget_bytes": budget_bytes}
+    return int(runner.ask("bench.worker:check_budget", asked)["context_bytes"])
+
+
+def unsupported(spec: SweepSpec, runner: Runner, device: str) -> dict[str, str]:
+    """Why the device cannot do variants of a sweep, by their names."""
+    request = {"workload": spec.entry, "task": spec.workload.task, "device": device}
+    names = [spec.workload.variant_name(axes) for axes in spec.variants]
+    asked = request | {"variants": names}
+    return dict(runner.ask("bench.worker:unsupported", asked)["reasons"])
+
+
 def _supported(spec: SweepSpec, runner: Runner, device: str, observer: Observer) -> SweepSpec:
     """The sweep without the variants that the device cannot do, if that is what was asked for."""
     if spec.one("unsupported") != "skip":
         return spec
-    request = {"workload": spec.entry, "task": spec.workload.task, "device": device}
+    reasons = unsupported(spec, runner, device)
     names = [spec.workload.variant_name(axes) for axes in spec.variants]
-    reasons = runner.ask("bench.worker:unsupported", request | {"variants": names})["reasons"]
     for reason, count in Counter(reasons.values()).items():
         observer.note(f"{count} of {len(names)} variants are left out: {reason}.")
     variants = tuple(

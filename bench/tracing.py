@@ -64,7 +64,7 @@ def predict(request: dict[str, Any], pipe: IO[bytes]) -> None:
         steady = lines.moments(4, 8)
         third = at(request["check"])
     except Exception as error:  # noqa: BLE001 (whatever the task cannot do without memory)
-        Events(pipe).send({"error": f"cannot be traced: {type(error).__name__}: {error}"})
+        Events(pipe).send({"error": f"cannot be traced: {_in_words(error)}"})
         return
     peak = max(sum(c + s * request["check"] for c, s in moment.values()) for moment in steady)
     found: dict[str, Any] = {
@@ -81,13 +81,21 @@ def measure_process(request: dict[str, Any], pipe: IO[bytes]) -> None:
 
     Args:
         request: `task`, `axes` and `settings`, as of `predict`.
-        pipe: Gets `process_bytes`, anonymous resident memory.
+        pipe: Gets `process_bytes`, anonymous resident memory, or `{"error": ...}`.
     """
-    task = _build(request, 1)
-    task.backward(task.forward(task.example()))
-    task.optimize(0.0)
+    try:
+        task = _build(request, 1)
+        task.backward(task.forward(task.example()))
+        task.optimize(0.0)
+    except Exception as error:  # noqa: BLE001 (as above)
+        Events(pipe).send({"error": f"cannot take a step at batch 1: {_in_words(error)}"})
+        return
     gc.collect()
     Events(pipe).send({"process_bytes": read_proc_status()["RssAnon"]})
+
+
+def _in_words(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def _build(request: dict[str, Any], batch_size: int) -> Any:
@@ -181,7 +189,7 @@ class Lines:
     def at(self, moment: int) -> Moment:
         """The line of each kind of memory at a moment."""
         found = zip(self._kinds, self._lines[moment].tolist(), strict=True)
-        return {kind: line for kind, line in found if any(line)}
+        return {kind: (constant, slope) for kind, (constant, slope) in found if constant or slope}
 
     def moments(self, first: int, last: int) -> list[Moment]:
         """Those moments between two ends of phases that are the peak at some batch size."""

@@ -123,12 +123,14 @@ def check_budget(request: dict[str, Any], pipe: IO[bytes]) -> None:
 
     Args:
         request: `device`, `gpu_uuid` and `budget_bytes`.
-        pipe: Gets `{}` or `{"error": ...}`.
+        pipe: Gets `{"context_bytes": ...}`, what a CUDA context takes of it, or `{"error": ...}`.
     """
     events = Events(pipe)
     try:
-        memory_budget.enforce(request["device"], request["budget_bytes"], request["gpu_uuid"])
-        events.send({})
+        budget = memory_budget.enforce(
+            request["device"], request["budget_bytes"], request["gpu_uuid"]
+        )
+        events.send({"context_bytes": budget.limits.get("context_bytes") or 0})
     except ValueError as error:
         events.send({"error": str(error)})
 

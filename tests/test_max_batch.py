@@ -1,12 +1,13 @@
 """The view of largest batches."""
 
-import pytest
+from collections.abc import Mapping
 
 from bench.journal import Row
+from bench.report.max_batch import max_batch
+from bench.report.page import Page
+from bench.search import MEMORY, Certificate
 from bench.trial import Status
-from tests.report_rows import GIB, bad, measured, page_texts, row, trial, view
-
-NAME = "max-batch"
+from tests.report_rows import GIB, bad, cells, measured, page_texts, row, trial
 
 
 def rounds(
@@ -36,40 +37,50 @@ ROWS = [
 ]
 
 
-def test_each_variants_largest_batch_that_ended_well_twice() -> None:
-    page = view(NAME, *ROWS)
+FOUND = {
+    "fp32": Certificate(21, MEMORY),
+    "bf16+channels_last": Certificate(40, "training set"),
+    "bf16": Certificate(0, "at batch 4 crash: for a reason"),
+    "tf32": Certificate(0, MEMORY),  # without a row
+}
+
+
+def page_of(found: Mapping[str, Certificate], *rows: Row) -> Page:
+    return max_batch(cells(*rows), found)
+
+
+def test_the_certified_batches_and_why_they_are_no_larger() -> None:
+    page = page_of(FOUND, *ROWS)
     plain, fast, none = page_texts(page)
     assert plain["variant"] == "fp32"
     assert plain["batch"] == "21"
     assert plain["peak GiB"] == "7.40"
+    assert plain["limited by"] == "memory"
     assert plain["next"] == "22: 7.70 GiB"
     assert fast["batch"] == "40"
     assert fast["vs seed"] == "~3.00x"
     assert fast["predicted GiB"] == "7.40"
+    assert fast["limited by"] == "training set"
     assert fast["next"] == "48: oom"
     assert none["batch"] == "not measured"
     assert none["images/s"] == "-"
+    assert none["limited by"] == "at batch 4 crash: for a reason"
+    assert page.bold == [True, True, False]
 
 
 def test_the_sentence_explains_the_half_empty_card() -> None:
-    assert view(NAME, *ROWS).verdict == (
-        "Within 8 GiB here: the power of two 32 needs 10.60 (predicted), 16 fills 5.90; "
+    assert page_of(FOUND, *ROWS).verdict == (
+        "Within 8 GiB: the power of two 32 needs 10.60 (predicted), 16 fills 5.90; "
         "fp32 fits at 21; with bf16+channels_last 40, at ~3.00x the images/s of the seed's setup."
     )
 
 
-def test_a_lone_probe_certifies_nothing() -> None:
-    page = view(NAME, *rounds("fp32", 16, 10.0, 5.9, number=1))
-    assert page.verdict == "No batch is certified here."
+def test_where_nothing_is_certified_that_is_said() -> None:
+    page = page_of({"fp32": Certificate(0, MEMORY)}, *rounds("fp32", 16, 10.0, 5.9, number=1))
+    assert page.verdict == "No batch is certified."
     assert page.bold == [False]
 
 
-def test_without_the_plain_variant_the_others_are_told() -> None:
-    page = view(NAME, *rounds("bf16", 16, 10.0, 5.9))
-    assert page.verdict == "Within 8 GiB here: with bf16 16."
-
-
-@pytest.mark.parametrize("size", [16, 32])
-def test_a_power_of_two_needs_no_explanation(size: int) -> None:
-    page = view(NAME, *rounds("fp32", size, 10.0, 5.9))
-    assert page.verdict == f"Within 8 GiB here: fp32 fits at {size}."
+def test_a_batch_that_frames_limit_is_not_explained_by_memory() -> None:
+    page = page_of({"fp32": Certificate(21, "training set")}, *ROWS)
+    assert page.verdict == "Within 8 GiB: fp32 fits at 21."

@@ -86,3 +86,45 @@ def test_memory_of_helpers_beyond_the_budget_is_a_fault_on_a_cpu(gib: float) -> 
     assert ("Fault: fp32 b4 had 0.10 GiB more than the budget by the kernel." in page.verdict) == (
         gib > 8
     )
+
+
+# Predictions.
+
+
+def predicted_row(
+    variant: str, batch_size: int, predicted_gib: float, peak_gib: float, *, is_bound: bool = False
+) -> Row:
+    memory = {
+        "peak_bytes": int(peak_gib * GIB),
+        "first_step_peak_bytes": GIB,
+        "predicted_bytes": int(predicted_gib * GIB),
+        "predicted_first_step_bytes": GIB,
+        "predicted_baseline_bytes": GIB,
+        "predicted_is_bound": is_bound,
+    }
+    return row(trial(variant, batch_size), measured(10.0, batch_size, memory=memory))
+
+
+def test_a_prediction_is_judged_by_what_comes_on_top_of_the_baseline() -> None:
+    page = view(
+        NAME,
+        predicted_row("fp32", 4, 1.48, 1.6),  # 0.48 of 0.6
+        predicted_row("fp32", 8, 3.2, 3.0),  # 2.2 of 2.0
+        predicted_row("fp32+compile", 8, 3.0, 3.2, is_bound=True),
+        good("bf16", 8, 10.0),
+    )
+    texts = page_texts(page)
+    assert [text["predicted GiB"] for text in texts] == ["1.48", "3.20", "≤3.00", "not measured"]
+    assert [text["error %"] for text in texts] == ["-20.0", "+10.0", "≤-9.1", "not measured"]
+    assert (
+        "Predicted less measured, of measured: 2 eager cells -20.0 to +10.0 %, median -5.0 %; "
+        "the 1 that grow by 1 GiB or more +10.0 to +10.0 %, median +10.0 %." in page.verdict
+    )
+    assert "Beyond the bound: fp32+compile b8." in page.verdict
+    assert any(note.startswith("Predicted: ") for note in page.notes)
+
+
+def test_without_predictions_nothing_is_said_of_them() -> None:
+    page = view(NAME, good("fp32", 4, 10.0))
+    assert "predicted GiB" not in page_texts(page)[0]
+    assert "Predicted" not in page.verdict

@@ -39,9 +39,7 @@ def prediction(**changes: Any) -> Prediction:
 @pytest.mark.parametrize(
     ("size", "steady", "first"), [(1, 161, 116), (10, 170, 170), (20, 210, 230), (100, 610, 710)]
 )
-def test_the_peak_is_that_of_the_moment_that_takes_most(
-    size: int, steady: int, first: int
-) -> None:
+def test_the_peak_is_that_of_the_moment_that_takes_most(size: int, steady: int, first: int) -> None:
     asked = prediction()
     assert asked.steady_bytes(size) == steady * MIB
     assert asked.first_step_bytes(size) == first * MIB
@@ -84,9 +82,7 @@ def test_a_prediction_that_is_off_at_the_largest_batch_is_told(runner: Runner) -
         variant="oom", axes=Toy().parse_variant("oom"), settings={**Toy.settings, "oom_from": 9}
     )
     Predictor(runner, Toy(), "cuda").of_trials([replace(trial, batch_size=16)], notes.append)
-    assert notes == [
-        "Predicted as linear in the batch, which is off by -100.0 % at batch 16: oom."
-    ]
+    assert notes == ["Predicted as linear in the batch, which is off by -100.0 % at batch 16: oom."]
 
 
 def test_cells_that_are_not_expected_to_fit_come_last_and_are_not_left_out(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The search for the largest batch: what it concludes from probes, and the command from end to end."""
+"""The search for the largest batch: what probes are taken for, and the command from end to end."""
 
 import json
 from collections.abc import Callable
@@ -19,9 +19,7 @@ def line(constant: float, slope: float) -> Callable[[int], float]:
     return lambda size: constant + slope * size
 
 
-def narrowed(
-    asked: Search, truth: Callable[[int], float], shown: float = BUDGET
-) -> list[int]:
+def narrowed(asked: Search, truth: Callable[[int], float], shown: float = BUDGET) -> list[int]:
     """Probes until the search has ended; what is beyond `shown` runs out of memory."""
     sizes: list[int] = []
     while (size := asked.next()) is not None:
@@ -107,8 +105,47 @@ def test_the_largest_batch_is_certified_and_what_failed_stays_a_row(
     code, out, _ = main([*run(tmp_path), "--json"], capsys)
     assert (tmp_path / journal.FILE_NAME).read_bytes() == before
     told = {cell["variant"]: cell for cell in json.loads(out)}
-    assert told["oom"]["max_batch"] == 9
-    assert told["none"]["max_batch"] == 16
+    assert (told["oom"]["max_batch"], told["oom"]["because"]) == (9, "memory")
+    assert (told["none"]["max_batch"], told["none"]["because"]) == (16, "--cap")
+    # As the report tells later.
+    code, out, _ = main(
+        ["report", str(tmp_path), "--view", "max-batch", "--format", "json"], capsys
+    )
+    assert {cell["variant"]: cell["max_batch"] for cell in json.loads(out)} == {
+        "none": 16,
+        "oom": 9,
+    }
+    # What the folder's trials have no samples for is refused.
+    code, _, error = main(run(tmp_path, "--cap", "32"), capsys)
+    assert code == 2
+    assert "its trials have" in error
+
+
+def test_a_variant_that_diverges_has_no_batch_and_says_why(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [word if word != "oom" else "nan" for word in run(tmp_path)]
+    code, out, error = main(words, capsys)
+    assert code == 1, error
+    assert "at batch 16 diverged" in out
+
+
+def test_a_variant_that_the_device_cannot_do_is_a_mistake(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [word if word != "oom" else "unsupported" for word in run(tmp_path)]
+    code, _, error = main(words, capsys)
+    assert code == 2
+    assert "unsupported: cpu cannot do this" in error
+    assert not (tmp_path / journal.FILE_NAME).exists()
+
+
+def test_a_folder_without_a_search_has_no_such_view(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, error = main(["report", str(tmp_path), "--view", "max-batch"], capsys)
+    assert code == 2
+    assert str(tmp_path) in error
 
 
 @pytest.mark.parametrize(

@@ -272,7 +272,8 @@ class _Conv(torch.autograd.Function):
         _, *of_weights = _conv_backward(ctx, gradient, x, weight, of_x=False)
         del x  # its gradient, as large, does not depend on it
         if ctx.needs_input_grad[3]:
-            of_x = F.conv_transpose2d(gradient, weight, padding=ctx.padding)
+            with torch.autocast(gradient.device.type, enabled=False):
+                of_x = F.conv_transpose2d(gradient, weight, padding=ctx.padding)
         return (*of_weights, None, of_x, None, *[None] * len(kept))
 
 

@@ -1,12 +1,10 @@
 """The view `max-batch`: the largest batch of each variant that was certified to fit the budget."""
 
-import json
-from itertools import groupby
+from collections.abc import Mapping
 
 import pandas as pd
 
 from bench.report import Record
-from bench.report.cells import by_settings, differing, where
 from bench.report.notes import caution_notes, machine_notes
 from bench.report.page import (
     NOT_MEASURED,
@@ -18,15 +16,9 @@ from bench.report.page import (
     ratio_text,
     shown,
 )
-from bench.report.speedups import may_win
+from bench.search import MEMORY, Certificate
 from bench.trial import Status
 
-NAME = "max-batch"
-
-LEAST_ROUNDS = 2
-"""Processes that must have ended well at a batch size that is certified."""
-
-_TOO_LARGE = (Status.OOM, Status.IMPLIED_OOM)
 _MEASURED = ("images_per_s",)
 _KEPT = (
     *("images_per_s", "images_per_s_low", "images_per_s_high"),
@@ -50,22 +42,23 @@ _COLUMNS = (
 )
 
 
-def max_batch(cells: list[Record]) -> Page:
-    """For each variant the largest batch that ended well in two processes or more, unflagged.
+def max_batch(cells: list[Record], found: Mapping[str, Certificate]) -> Page:
+    """For each variant the largest batch that was certified, and why it is no larger.
 
     Args:
         cells: Of `cell_frame`.
+        found: By the name of the variant, see `bench.search.read`.
     """
-    order = list(dict.fromkeys(map(_place, cells)))
-    sorted_cells = sorted(cells, key=lambda cell: (order.index(_place(cell)), cell["batch_size"]))
-    groups = [list(group) for _, group in groupby(sorted_cells, _place)]
-    lines = [_line(group) for group in groups]
+    lines = [
+        _line(name, certificate, [cell for cell in cells if cell["variant"] == name])
+        for name, certificate in found.items()
+        if any(cell["variant"] == name for cell in cells)
+    ]
+    columns = shown(_COLUMNS, lines)
     texts = {
         "variant": [str(line["variant"]) for line in lines],
-        **{name: [str(line[name]) for line in lines] for name in differing(lines, "seed")},
-        **{
-            column.title: [column.text(line) for line in lines] for column in shown(_COLUMNS, lines)
-        },
+        **{column.title: [column.text(line) for line in lines] for column in columns},
+        "limited by": [str(line["because"]) for line in lines],
         "next": [_next(line) for line in lines],
     }
     return Page(
@@ -73,31 +66,26 @@ def max_batch(cells: list[Record]) -> Page:
         texts,
         [bool(line["max_batch"]) for line in lines],
         ["MSE", "predicted GiB", "interval", "rounds", "next"],
-        " ".join(_sentence(words, group, cells) for words, group in by_settings(lines)),
+        _sentence(lines, cells),
         [*machine_notes(cells), *_explanations(lines), *caution_notes(cells)],
     )
 
 
-def _place(cell: Record) -> tuple[str, int, str]:
-    return cell["settings"], cell["seed"], cell["variant"]
-
-
-def _is_certified(cell: Record) -> bool:
-    return may_win(cell) and cell["rounds_ok"] >= LEAST_ROUNDS
-
-
-def _line(cells: list[Record]) -> Record:
-    """One variant: `cells` are its batch sizes, ascending."""
-    first = cells[0]
-    certified: Record = next(filter(_is_certified, reversed(cells)), {})
-    size = certified.get("batch_size", 0)
-    after: Record = next((cell for cell in cells if cell["batch_size"] > size), {})
+def _line(name: str, certificate: Certificate, cells: list[Record]) -> Record:
+    """One variant: `cells` are its batch sizes."""
+    size = certificate.batch_size
+    own: Record = next((cell for cell in cells if cell["batch_size"] == size), {})
+    larger = sorted(
+        (cell for cell in cells if cell["batch_size"] > size), key=lambda cell: cell["batch_size"]
+    )
+    after: Record = larger[0] if larger else {}
     return {
-        **json.loads(first["settings"]),
-        **{name: first[name] for name in ("variant", "plain_variant", "seed", "settings")},
-        "budget_gib": first["budget_gib"],
+        "variant": name,
+        "plain_variant": cells[0]["plain_variant"],
+        "budget_gib": cells[0]["budget_gib"],
         "max_batch": size or None,
-        **{name: certified.get(name) for name in _KEPT},
+        "because": certificate.because,
+        **{name: own.get(name) for name in _KEPT},
         "next_batch": after.get("batch_size"),
         "next_status": after.get("status"),
         "next_gib": after.get("peak_memory_gib"),
@@ -114,11 +102,11 @@ def _next(line: Record) -> str:
     return f"{line['next_batch']}: {told}"
 
 
-def _sentence(words: str, lines: list[Record], cells: list[Record]) -> str:
+def _sentence(lines: list[Record], cells: list[Record]) -> str:
     """Why a card stays half empty, and what may fill it."""
     fits = [line for line in lines if line["max_batch"]]
     if not fits:
-        return f"No batch is certified {where(words)}."
+        return "No batch is certified."
     parts = []
     plain = next((line for line in fits if line["variant"] == line["plain_variant"]), None)
     if plain is not None:
@@ -130,16 +118,16 @@ def _sentence(words: str, lines: list[Record], cells: list[Record]) -> str:
         if pd.notna(best["speedup_vs_seed"]):
             text += f", at {ratio_text(best, 'speedup_vs_seed')} the images/s of the seed's setup"
         parts.append(text)
-    return f"Within {fits[0]['budget_gib']:g} GiB {where(words)}: {'; '.join(parts)}."
+    return f"Within {fits[0]['budget_gib']:.3g} GiB: {'; '.join(parts)}."
 
 
 def _of_plain(line: Record, cells: list[Record]) -> str:
     """The plain variant's powers of two, beside its largest batch."""
-    own = {cell["batch_size"]: cell for cell in cells if _place(cell) == _place(line)}
+    own = {cell["batch_size"]: cell for cell in cells if cell["variant"] == line["variant"]}
     size = int(line["max_batch"])
     power = own.get(1 << (size.bit_length() - 1))
     text = f"{line['variant']} fits at {size}"
-    if power is None or pd.isna(power["peak_memory_gib"]) or power["batch_size"] == size:
+    if power is None or pd.isna(power["peak_memory_gib"]) or line["because"] != MEMORY:
         return text
     after = 2 * power["batch_size"]
     needed = _extrapolated(list(own.values()), after)

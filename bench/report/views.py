@@ -2,13 +2,13 @@
 
 import pandas as pd
 
-from bench.report import amp, compiled, ladder, largest, max_batch, memory
+from bench.report import amp, compiled, ladder, largest, memory
 from bench.report.cells import records
 from bench.report.compiled import RunLength
 from bench.report.page import Page
 from bench.spec import suggest
 
-VIEWS = (compiled.NAME, amp.NAME, ladder.NAME, largest.NAME, memory.NAME, max_batch.NAME)
+VIEWS = (compiled.NAME, amp.NAME, ladder.NAME, largest.NAME, memory.NAME)
 
 
 def page(
@@ -37,7 +37,6 @@ def page(
         ladder.NAME: ladder.ladder,
         largest.NAME: largest.largest_batch,
         memory.NAME: memory.memory,
-        max_batch.NAME: max_batch.max_batch,
     }
     return others[view](cells)
 
