@@ -99,25 +99,24 @@ def test_cells_that_are_not_expected_to_fit_come_last_and_are_not_left_out(tmp_p
     assert memory["predicted_is_bound"] is False
 
 
-def test_the_plan_shows_what_memory_is_for(capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["plan", "--predict", "--device", "cuda", "--set", "batch_size=4,16"]
-    words += ["--set", "variants=fp32,bf16+compile", "--set", "image_size=256"]
-    words += ["--set", "width=64", "--budget", "2GiB"]
+def test_the_plan_tells_what_memory_is_for(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["plan", "--predict", "--device", "cuda", "--set", "batch_size=4,16", "--json"]
+    words += ["--set", "variants=fp32,bf16+compile", "--set", "image_size=256", "--set", "width=64"]
     code, out, _ = main(words, capsys)
     assert code == 0
-    line = next(line for line in out.splitlines() if line.split()[:2] == ["fp32", "16"])
-    assert line.split()[-1] == "no"
-    assert "≤" in next(line for line in out.splitlines() if line.split()[:1] == ["bf16+compile"])
-    assert "expected to fit 2 GiB here: fp32 4, bf16+compile 8." in out
-    code, out, _ = main([*words, "--json"], capsys)
-    told = [json.loads(line)["predicted"] for line in out.splitlines()]
+    told = {
+        f"{cell['variant']} b{cell['batch_size']}": cell["predicted"]
+        for cell in map(json.loads, out.splitlines())
+    }
     assert len(told) == 4
-    for cell in told:
+    for cell in told.values():
         assert sum(cell["steady_breakdown_bytes"].values()) == pytest.approx(
             cell["steady_bytes"], abs=20
         )
-        assert cell["process_bytes"] == 0
-        assert cell["check_error"] == 0
+        assert cell["process_bytes"] == cell["check_error"] == 0
+    assert told["bf16+compile b16"]["is_bound"]
+    assert 5.5 * GIB < told["fp32 b16"]["peak_bytes"] < 6.5 * GIB
+    assert 3 * GIB < told["bf16+compile b16"]["peak_bytes"] < 3.6 * GIB
 
 
 def test_the_table_of_predictions_names_the_bound_and_the_process() -> None:
@@ -138,8 +137,8 @@ def test_a_sweep_puts_the_prediction_beside_what_it_measures(
 ) -> None:
     """The C library keeps what was freed for later; told not to, memory is what lives."""
     monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "1048576")
-    words = ["variants=fp32,fp32+lean", "image_size=64", "width=16", "batch_size=64", "frames=120"]
-    words += ["samples=192", "warmup_steps=1", "measured_steps=1"]
+    words = ["variants=fp32+lean", "image_size=64", "width=16", "batch_size=64", "frames=120"]
+    words += ["samples=128", "warmup_steps=0", "measured_steps=1"]
     sets = [part for word in words for part in ("--set", word)]
     words = ["sweep", "--predict", *sets, "--device", "cpu"]
     code, output = CommandLine(*words, "--out", tmp_path).wait()

@@ -174,9 +174,9 @@ def test_what_cannot_be_asked_is_told_in_one_line(
 def test_a_budget_that_is_too_small_for_anything_is_told_with_what_it_takes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["--set", "image_size=128", "--set", "width=64", "--budget", "600MiB"]
+    words = ["--set", "image_size=64", "--set", "width=64", "--budget", "500MiB"]
     words = ["max-batch", "fp32", *words, "--device", "cpu", "--out", str(tmp_path)]
     code, _, error = main(words, capsys)
     assert code == 2
-    assert "budget 600 MiB: fp32 at batch 1 needs" in error
+    assert "budget 500 MiB: fp32 at batch 1 needs" in error
     assert not (tmp_path / journal.FILE_NAME).exists()
