@@ -50,7 +50,23 @@ def _one_thread() -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("variant", eager(*CPU_PRECISIONS), ids=lambda variant: variant.name)
+def is_emulated_at_length(variant: Variant) -> bool:
+    """Whether it takes seconds on a CPU without fp16, though each of its choices runs elsewhere."""
+    kinds = (Checkpointing.NONE, Checkpointing.LEAN)
+    return variant.precision is Precision.FP16 and variant.checkpointing not in kinds
+
+
+ON_CPU = [
+    pytest.param(
+        variant,
+        id=variant.name,
+        marks=pytest.mark.slow if is_emulated_at_length(variant) else (),
+    )
+    for variant in eager(*CPU_PRECISIONS)
+]
+
+
+@pytest.mark.parametrize("variant", ON_CPU)
 def test_a_variant_trains_as_plain_fp32_does(variant: Variant) -> None:
     found = worst_errors(variant, CPU, plain_runs(CPU))
     assert not beyond_tolerance(found, variant), found

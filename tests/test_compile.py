@@ -48,7 +48,6 @@ ON_CPU = [
     Variant.parse(name)
     for name in (
         "fp32+compile",
-        "fp32+compile+blocks",
         "fp32+compile+high-res",
         "fp32+compile+lean",
         "fp32+channels_last+compile",
@@ -195,6 +194,7 @@ def test_compiled_checkpointing_shrinks_what_is_kept_for_the_backward(variant: V
     assert compiled(without_checkpointing(variant)).saved_bytes > 2 * kept
 
 
+@pytest.mark.slow
 def test_compiled_too_every_block_keeps_less_than_the_upper_half_of_the_levels() -> None:
     high_res, blocks = (
         compiled(Variant.parse(f"fp32+compile+{kind}")).saved_bytes

@@ -20,7 +20,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is left out is decided here: no process is needed to see it."""
     answers = {
         "bench.worker:probe": {"environment": describe_device("cpu")},
-        "bench.worker:check_budget": {},
+        "bench.worker:check_budget": {"context_bytes": 0},
     }
     result = TrialResult(Status.OK, duration_s=0.1)
     monkeypatch.setattr(Runner, "ask", lambda self, entry, request: copy.deepcopy(answers[entry]))

@@ -82,7 +82,7 @@ def test_a_batch_that_fails_later_is_the_best_no_more() -> None:
 
 
 def run(folder: Path, *more: str) -> list[str]:
-    words = ["max-batch", "oom", "--set", "workload=tests.toy:TOY", "--set", "oom_from=10"]
+    words = ["max-batch", "--set", "workload=tests.toy:TOY", "--set", "oom_from=10"]
     words += ["--cap", "16", "--device", "cpu", "--budget", "1GiB", "--out", str(folder)]
     return [*words, "--set", "measured_steps=2", "--set", "warmup_steps=1", *more]
 
@@ -90,8 +90,9 @@ def run(folder: Path, *more: str) -> list[str]:
 def test_the_largest_batch_is_certified_and_what_failed_stays_a_row(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, out, error = main(run(tmp_path), capsys)
-    assert code == 0, error
+    code, out, error = main(run(tmp_path, "oom", "nan"), capsys)
+    assert code == 1, error  # for one of those asked for
+    assert "at batch 16 diverged" in out
     line = next(text for text in out.splitlines() if text.split()[:1] == ["oom"])
     assert line.split()[1] == "9"
     rows = {row.trial.label: row for row in journal.read(tmp_path)}
@@ -102,7 +103,8 @@ def test_the_largest_batch_is_certified_and_what_failed_stays_a_row(
     assert len({row.trial.samples for row in rows.values()}) == 1
     # The same command again measures nothing.
     before = (tmp_path / journal.FILE_NAME).read_bytes()
-    code, out, _ = main([*run(tmp_path), "--json"], capsys)
+    code, out, _ = main(run(tmp_path, "oom", "--json"), capsys)
+    assert code == 0
     assert (tmp_path / journal.FILE_NAME).read_bytes() == before
     told = {cell["variant"]: cell for cell in json.loads(out)}
     assert (told["oom"]["max_batch"], told["oom"]["because"]) == (9, "memory")
@@ -116,25 +118,15 @@ def test_the_largest_batch_is_certified_and_what_failed_stays_a_row(
         "oom": 9,
     }
     # What the folder's trials have no samples for is refused.
-    code, _, error = main(run(tmp_path, "--cap", "32"), capsys)
+    code, _, error = main(run(tmp_path, "oom", "--cap", "32"), capsys)
     assert code == 2
     assert "its trials have" in error
-
-
-def test_a_variant_that_diverges_has_no_batch_and_says_why(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = [word if word != "oom" else "nan" for word in run(tmp_path)]
-    code, out, error = main(words, capsys)
-    assert code == 1, error
-    assert "at batch 16 diverged" in out
 
 
 def test_a_variant_that_the_device_cannot_do_is_a_mistake(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [word if word != "oom" else "unsupported" for word in run(tmp_path)]
-    code, _, error = main(words, capsys)
+    code, _, error = main(run(tmp_path, "unsupported"), capsys)
     assert code == 2
     assert "unsupported: cpu cannot do this" in error
     assert not (tmp_path / journal.FILE_NAME).exists()

@@ -49,7 +49,8 @@ def differences(first: Mapping[str, str], second: Mapping[str, str]) -> set[str]
 
 def test_the_presets_are_these() -> None:
     assert spec.preset_names() == [
-        *("compiled-vs-eager", "gate", "gpu-8gb", "grid", "ladder", "noise", "noise-gpu", "quick")
+        *("compiled-vs-eager", "gate", "gpu-8gb", "grid", "ladder", "max-batch"),
+        *("noise", "noise-gpu", "quick"),
     ]
 
 
@@ -265,7 +266,7 @@ def test_another_workload_brings_its_own_axes_and_settings(tmp_path: Path) -> No
 
 # Bad input, as a user types it.
 
-PRESETS = "compiled-vs-eager, gate, gpu-8gb, grid, ladder, noise, noise-gpu, quick"
+PRESETS = "compiled-vs-eager, gate, gpu-8gb, grid, ladder, max-batch, noise, noise-gpu, quick"
 
 Refuses = Callable[[Sequence[str]], str]
 
@@ -297,7 +298,7 @@ def refuses(
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ("", "command missing: expected one of sweep, plan, trial, report"),
+        ("", "command missing: expected one of sweep, plan, trial, max-batch, report"),
         ("swep", "command 'swep': did you mean 'sweep'? expected one of sweep, plan"),
         ("Plan", "command 'Plan': did you mean 'plan'?"),
         ("plan quik", f"preset 'quik': did you mean 'quick'? expected one of {PRESETS}"),

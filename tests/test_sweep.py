@@ -259,7 +259,7 @@ def known_machine(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "bench.worker:probe": {
             "environment": {**recorded, "device": "cpu", "free_bytes": 2**40, "note": None},
         },
-        "bench.worker:check_budget": {},
+        "bench.worker:check_budget": {"context_bytes": 0},
     }
     monkeypatch.setattr(Runner, "ask", lambda self, entry, request: answers[entry])
 

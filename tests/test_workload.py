@@ -61,14 +61,10 @@ def test_what_it_accepts_the_network_trains_on(depth: int, upsampling: str) -> N
     assert network(torch.rand(1, 1, side, side)).isfinite().all()
 
 
-@pytest.mark.parametrize(
-    "choice",
-    list(itertools.product(*COLORIZATION.axes.values())),
-    ids="-".join,
-)
-def test_variants_and_their_names_are_inverse(choice: tuple[str, ...]) -> None:
-    axes = dict(zip(COLORIZATION.axes, choice, strict=True))
-    assert COLORIZATION.parse_variant(COLORIZATION.variant_name(axes)) == axes
+def test_variants_and_their_names_are_inverse() -> None:
+    for choice in itertools.product(*COLORIZATION.axes.values()):
+        axes = dict(zip(COLORIZATION.axes, choice, strict=True))
+        assert COLORIZATION.parse_variant(COLORIZATION.variant_name(axes)) == axes
 
 
 def test_the_first_value_of_every_axis_is_the_plain_network() -> None:

@@ -19,7 +19,7 @@ FAULTS = (
     "oom-abort",  # by C++, where nobody catches it
     "oom-compiler",  # by the compiler of generated code, which has too little
     "killed",  # takes more than the memory group `group` has
-    "killed-compiler",  # so does a compiler that works for it
+    "killed-helper",  # so does a process that works for it
     "nan",  # the loss is not finite
     "unsupported",
     "break",  # the graph breaks in each step, which is allowed

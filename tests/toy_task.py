@@ -52,11 +52,10 @@ def be_killed(group: str) -> None:
         block[page] = 1
 
 
-def have_compiler_killed(group: str) -> None:
-    """Has g++ join the group, and raises what that says, as torch.compile does."""
-    script = f"echo $$ > {group}/cgroup.procs && exec g++ -x c++ -c -o /dev/null -"
-    source = "#include <regex>"
-    done = subprocess.run(["sh", "-c", script], input=source, capture_output=True, text=True)
+def have_helper_killed(group: str) -> None:
+    """Has a process join the group and take too much, and raises what its shell says."""
+    script = f"echo $$ > {group}/cgroup.procs; head -c 1G /dev/zero | tail -n 1"
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True)
     raise RuntimeError(done.stderr)
 
 
@@ -150,8 +149,8 @@ class ToyTask:
             IN_FORWARD[self.fault]()
         if self.fault == "killed":
             be_killed(self.group)
-        if self.fault == "killed-compiler":
-            have_compiler_killed(self.group)
+        if self.fault == "killed-helper":
+            have_helper_killed(self.group)
         if self.fault == "oom" and self.too_large:
             self.take_too_much()
         loss = self.loss(batch, self.weight)
