@@ -219,18 +219,22 @@ class _Hunt:
         _check_least(trials, predictions, limits, target_bytes)
         (settings,) = spec.settings()
         frames = spec.workload.prepare(settings, observer.preparing).train_size
-        self._cap, self._end = min((frames, "training set"), (limits.cap or frames, "--cap"))
+        self._cap, self._end = frames, "training set"
+        if limits.cap is not None and limits.cap < frames:
+            self._cap, self._end = limits.cap, "--cap"
         steps = 1 + spec.one("warmup_steps") + spec.one("measured_steps")
-        room = max(_room(predictions[experiment(trial)], target_bytes) for trial in trials)
-        needed = steps * min(self._cap, max(limits.multiple_of, room))
+        expected = [
+            _expected(predictions[experiment(trial)], target_bytes, limits.multiple_of, self._cap)
+            for trial in trials
+        ]
         if earlier:
             samples = earlier[0].trial.samples
-            if samples < needed:
+            if samples < (needed := steps * max(size for size, _ in expected)):
                 raise ValueError(
                     f"--out {plan.folder}: its trials have {samples} samples, of which this search "
                     f"needs {needed}; expected another folder"
                 )
-        self._samples = samples or needed
+        self._samples = samples or steps * max(with_room for _, with_room in expected)
         if self._samples // steps < self._cap:
             self._cap, self._end = self._samples // steps, "samples"
         if self._cap < limits.multiple_of:
@@ -338,9 +342,16 @@ def _check_least(
         )
 
 
-def _room(prediction: Prediction, target_bytes: float) -> int:
-    """A batch size that the largest will hardly exceed; of a bound, by far."""
-    return round((2 if prediction.is_bound else 1.1) * prediction.largest(target_bytes, 1_000_000))
+def _expected(
+    prediction: Prediction, target_bytes: float, least: int, most: int
+) -> tuple[int, int]:
+    """The largest batch by the prediction, and one that it will hardly exceed; by far, of a bound.
+
+    Both are from `least` to `most`.
+    """
+    size = prediction.largest(target_bytes, most)
+    room = round((2 if prediction.is_bound else 1.1) * size)
+    return min(most, max(least, size)), min(most, max(least, room))
 
 
 def _peak_bytes(result: TrialResult) -> int | None:
