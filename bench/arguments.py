@@ -358,8 +358,6 @@ def limits(options: argparse.Namespace) -> Limits:
     for text in options.sets:
         if (name := text.partition("=")[0]) in _NOT_SEARCHED:
             raise ValueError(f"--set {name}: expected not with max-batch")
-    if options.retry and options.out is None:
-        raise ValueError("--retry: expected --out with the folder of an earlier search")
     cap = None if options.cap is None else whole("--cap", options.cap)
     multiple = whole("--multiple-of", options.multiple_of)
     if cap is not None and cap < multiple:

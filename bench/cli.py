@@ -111,17 +111,8 @@ def _trial(options: Namespace) -> int:
 def _measure(options: Namespace, asked: spec.SweepSpec, name: str) -> tuple[list[journal.Row], int]:
     """Runs the sweep, then prints and writes its tables."""
     console = Output(stderr=options.json)
-    if options.retry and options.out is None:
-        raise ValueError("--retry: expected --out with the folder of an earlier sweep")
-    folder = _folder(options, name)
-    plan = sweep.Plan(
-        spec=asked,
-        folder=folder,
-        timeout_s=arguments.timeout_s(options.timeout),
-        retry=arguments.retry(options.retry),
-        command=["unet-bench", *sys.argv[1:]],
-        predict=options.command == "sweep" and options.predict,
-    )
+    plan = _plan_to_run(options, asked, name)
+    folder = plan.folder
     watched = options.command == "sweep"
     with make_display(console, sys.stdout if options.json and watched else None) as display:
         complete = sweep.run(plan, display)
@@ -140,6 +131,19 @@ def _measure(options: Namespace, asked: spec.SweepSpec, name: str) -> tuple[list
     return rows, 0 if complete else EXIT_INTERRUPTED
 
 
+def _plan_to_run(options: Namespace, asked: spec.SweepSpec, name: str) -> sweep.Plan:
+    if options.retry and options.out is None:
+        raise ValueError("--retry: expected --out with the folder of an earlier sweep")
+    return sweep.Plan(
+        spec=asked,
+        folder=_folder(options, name),
+        timeout_s=arguments.timeout_s(options.timeout),
+        retry=arguments.retry(options.retry),
+        command=["unet-bench", *sys.argv[1:]],
+        predict=options.command == "sweep" and options.predict,
+    )
+
+
 def _written(console: Console, folder: Path, suffixes: Iterable[str]) -> None:
     names = [journal.FILE_NAME, *(f"table.{suffix}" for suffix in suffixes)]
     _line(console, "Written: " + ", ".join(str(folder / name) for name in names))
@@ -155,14 +159,8 @@ def _max_batch(options: Namespace) -> int:
         raise ValueError("--set: expected one value each with max-batch")
     if (rounds := asked.one("rounds")) < search.LEAST_ROUNDS:
         raise ValueError(f"rounds {rounds}: expected at least {search.LEAST_ROUNDS}, to certify")
-    folder = _folder(options, "max-batch")
-    plan = sweep.Plan(
-        spec=asked,
-        folder=folder,
-        timeout_s=arguments.timeout_s(options.timeout),
-        retry=arguments.retry(options.retry),
-        command=["unet-bench", *sys.argv[1:]],
-    )
+    plan = _plan_to_run(options, asked, "max-batch")
+    folder = plan.folder
     console = Output(stderr=options.json)
     samples = asked.one("samples") if "samples" in overrides else None
     try:

@@ -261,7 +261,8 @@ class _Hunt:
             self._runner.new_round()
             for variant in self._variants:
                 self._certify(variant, rounds)
-                if variant.trial.axes == self._plain and (best := variant.search.best):
+                best = 0 if variant.failed else variant.search.best
+                if variant.trial.axes == self._plain and best:
                     self._measure(variant, 1 << (best.bit_length() - 1), rounds)
 
     def certificates(self) -> dict[str, Certificate]:
@@ -363,7 +364,8 @@ def _peak_bytes(result: TrialResult) -> int | None:
     if result.status is not Status.OK or _retries(result):
         return None
     memory = {name: int(value) for name, value in result.memory.items() if isinstance(value, int)}
-    peak = max(memory["peak_bytes"], memory["first_step_peak_bytes"])
+    # Not every sandbox lets a process's peak be tracked.
+    peak = max(memory.get("peak_bytes", 0), memory.get("first_step_peak_bytes", 0))
     if "peak_vm_data_bytes" in memory:  # on a CPU the limit holds for what is only reserved, too
         room = memory["limit_vm_data_bytes"] - memory["peak_vm_data_bytes"]
         peak = max(peak, memory["budget_bytes"] - room)

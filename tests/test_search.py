@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from bench import journal
-from bench.search import PROBES, Search
-from bench.trial import Status
+from bench.search import PROBES, Search, _peak_bytes
+from bench.trial import Status, TrialResult
 from tests.commands import main
 
 BUDGET = 8000.0
@@ -76,6 +76,38 @@ def test_a_batch_that_fails_later_is_the_best_no_more() -> None:
     assert asked.best == 0
     narrowed(asked, line(500, 41))
     assert 0 < asked.best < size
+
+
+ON_CPU = {
+    "budget_bytes": 1000,
+    "limit_vm_data_bytes": 1500,
+    "peak_vm_data_bytes": 1400,
+    "peak_bytes": 700,
+    "first_step_peak_bytes": 800,
+}
+ON_CUDA = {
+    "peak_bytes": 900,
+    "first_step_peak_bytes": 800,
+    "alloc_retries": 2,
+    "warmup_alloc_retries": 2,
+}
+
+
+@pytest.mark.parametrize(
+    ("memory", "near"),
+    [
+        (ON_CPU, 900),  # 100 from the limit, which holds for what is only reserved
+        (ON_CPU | {"peak_bytes": None, "first_step_peak_bytes": None}, 900),  # not readable
+        (ON_CPU | {"peak_bytes": 950}, 950),
+        (ON_CUDA, 900),
+        (ON_CUDA | {"alloc_retries": 3}, None),  # it only ran by emptying its cache
+    ],
+)
+def test_how_near_a_process_came_to_its_limit(
+    memory: dict[str, int | str | None], near: int | None
+) -> None:
+    assert _peak_bytes(TrialResult(Status.OK, memory=memory)) == near
+    assert _peak_bytes(TrialResult(Status.OOM, memory=memory)) is None
 
 
 # The command.
