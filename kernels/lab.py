@@ -5,6 +5,8 @@ scikit-image. Numbers and branches are scikit-image's (`skimage.color.rgb2lab`, 
 network trained on its Lab images sees the same colours here.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Final
 
 import torch
@@ -34,6 +36,19 @@ RGB_FROM_XYZ: Final[Matrix] = (
 # Reference white X, Y, Z of D65, 2-degree observer. It is not the image of RGB (1, 1, 1) under the
 # matrix above, hence white is Lab (100, -0.00245, 0.00465) here as in scikit-image.
 WHITE: Final = (0.95047, 1.0, 1.08883)
+
+
+def _rows(matrix: Matrix, factor: Callable[[int, int], float]) -> Matrix:
+    first, second, third = (
+        (row[0] * factor(i, 0), row[1] * factor(i, 1), row[2] * factor(i, 2))
+        for i, row in enumerate(matrix)
+    )
+    return first, second, third
+
+
+# What f takes, XYZ relative to the white, from linear RGB, and back: for kernels, a division less.
+WHITE_FROM_RGB: Final = _rows(XYZ_FROM_RGB, lambda row, _: 1 / WHITE[row])
+RGB_FROM_WHITE: Final = _rows(RGB_FROM_XYZ, lambda _, column: WHITE[column])
 
 # CIE f(t): cube root above a knee, a line below it (easyrgb.com's rounded constants).
 F_KNEE: Final = 0.008856
@@ -83,6 +98,13 @@ def lab_to_rgb(lab: Tensor) -> Tensor:
     f = (a / 500.0 + fy, fy, (fy - b / 200.0).clamp(min=0.0))
     xyz = tuple(_f_inverse(t) * white for t, white in zip(f, WHITE, strict=True))
     return _compand(torch.stack(_mix(RGB_FROM_XYZ, xyz), dim=-3)).clamp(0.0, 1.0)
+
+
+@functools.cache
+def linear_levels(device: torch.device) -> Tensor:
+    """The linear value of each of the 256 levels of a channel: fp32 (256,) on the device."""
+    levels = torch.arange(256, dtype=torch.float64) / 255
+    return _linearize(levels).float().to(device)
 
 
 def _require_image(name: str, image: Tensor) -> None:

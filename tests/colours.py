@@ -1,0 +1,54 @@
+"""What tests of the conversion share: all colours, and how far off a conversion may be."""
+
+import torch
+from torch import Tensor
+
+from kernels import lab
+
+SIDE = 1024
+PARTS = 16
+"""All 2^24 colours are 16 images of 1024 x 1024, one after the other: together they take gigabytes."""
+
+L_CENTER, L_SCALE, AB_SCALE = 50.0, 50.0, 110.0
+SCALING = {"l_center": L_CENTER, "l_scale": L_SCALE, "ab_scale": AB_SCALE}
+
+WITHIN = 1e-3
+"""How far a result may be off, in Lab units, before it is rounded to its dtype."""
+
+ROUNDING = {torch.float32: 0.0, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
+"""Half the distance to the next number, as a share of the number; fp32's is within `WITHIN`."""
+
+CUT_OFF = ROUNDING | {torch.bfloat16: 2.0**-7}
+"""Triton's interpreter cuts the last bits off for bf16, where a GPU rounds."""
+
+
+def part_of_all(number: int) -> Tensor:
+    """The `number`-th 1/16 of all colours: uint8 (1, 1024, 1024, 3)."""
+    colours = torch.arange(number << 20, (number + 1) << 20, dtype=torch.int32)
+    channels = [(colours >> shift & 255).to(torch.uint8) for shift in (16, 8, 0)]
+    return torch.stack(channels, dim=-1).view(1, SIDE, SIDE, 3)
+
+
+def unscaled(lightness: Tensor, ab: Tensor) -> Tensor:
+    """Results that were scaled by `SCALING`, in Lab units and float64."""
+    return torch.cat((lightness.double() * L_SCALE + L_CENTER, ab.double() * AB_SCALE), dim=1)
+
+
+def check(results: tuple[Tensor, Tensor], truth: Tensor, rounding: float, name: str) -> list[float]:
+    """Holds results scaled by `SCALING` against the truth.
+
+    Args:
+        results: L and ab.
+        truth: Lab in float64, (N, 3, H, W).
+        rounding: How far results may be off because of their dtype, as a share of what they are.
+        name: What they are of, for the message.
+
+    Returns:
+        How far L, a and b are off at the most, in Lab units.
+    """
+    off = (unscaled(*results) - truth).abs()
+    center = truth.new_tensor([L_CENTER, 0, 0]).view(3, 1, 1)
+    beyond = off > WITHIN + rounding * (truth - center).abs()
+    worst: list[float] = off.amax(dim=(0, 2, 3)).tolist()
+    assert not beyond.any(), f"{name}: {int(beyond.sum())} values are off, by {worst} at the most"
+    return worst
