@@ -13,6 +13,11 @@ PHASES = ("data", "forward", "backward", "optimizer")
 """The parts of a training step, in order; a step's time is their sum."""
 
 
+def rate_text(images_per_s: float) -> str:
+    """Images/s as people read them: two digits at least."""
+    return f"{images_per_s:.1f}" if images_per_s >= 10 else f"{images_per_s:.2f}"
+
+
 class Status(StrEnum):
     """How a trial ended. Every trial ends in exactly one of these."""
 

@@ -10,6 +10,7 @@ from bench.report.cells import by_settings, differing, label, status_text, where
 from bench.report.notes import caution_notes, machine_notes, names
 from bench.report.page import NOT_READABLE, Column, Page
 from bench.report.predicted import BOUND
+from bench.trial import rate_text
 
 NAME = "memory"
 
@@ -55,7 +56,7 @@ _COLUMNS = (
     ),
     Column("alloc_retries", "retries", "{:.0f}".format, NOT_READABLE, _ON_CUDA),
     Column("budget_percent", "budget %", "{:.0f}".format, NOT_READABLE, _MEASURED),
-    Column("images_per_s", "images/s", "{:.1f}".format),
+    Column("images_per_s", "images/s", rate_text),
 )
 
 
