@@ -15,7 +15,7 @@ PHASES = ("data", "forward", "backward", "optimizer")
 
 def rate_text(images_per_s: float) -> str:
     """Images/s as people read them: two digits at least."""
-    return f"{images_per_s:.1f}" if images_per_s >= 10 else f"{images_per_s:.2f}"
+    return f"{images_per_s:.{1 if round(images_per_s, 2) >= 10 else 2}f}"
 
 
 class Status(StrEnum):

@@ -85,6 +85,9 @@ class Toy:
     def compiles(self, axes: Mapping[str, str]) -> bool:
         return axes["make"] != "eager"
 
+    def eager_bound(self, axes: Mapping[str, str]) -> dict[str, str]:
+        return {**axes, "make": PLAIN["make"]}
+
     def check(self, settings: Mapping[str, Scalar]) -> None:
         if int(settings["size"]) < 1:
             raise ValueError(f"size {settings['size']}: expected at least 1")

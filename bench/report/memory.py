@@ -193,8 +193,8 @@ def _explanations(lines: list[Record]) -> list[str]:
     if any(pd.notna(line["predicted_memory_gib"]) for line in lines):
         found.append(
             "Predicted: the steady peak of training, traced without memory; of a compiled variant "
-            f"({BOUND}) that of its eager form. Errors are of what comes on top of a process after "
-            "one step at batch 1; on a GPU, of what the allocator gave."
+            f"({BOUND}) that of an eager one which bounds it. Errors are of what comes on top of a "
+            "process after one step at batch 1; on a GPU, of what the allocator gave."
         )
     if all(pd.isna(line["card_gib"]) for line in lines):
         return found
