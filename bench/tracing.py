@@ -50,7 +50,7 @@ def predict(request: dict[str, Any], pipe: IO[bytes]) -> None:
 
     Args:
         request: `task` (as `module:attribute`), `axes` of an eager variant, `settings`, `device`
-            (the kind that is meant: `cpu` or `cuda`), and `check`, the batch size of the third trace.
+            (the kind that is meant: `cpu` or `cuda`), and `check`, the batch size of a third trace.
         pipe: Gets `steady` and `first_step` (lists of `Moment`), `resident` (the `Moment` after a
             first step) and `check_error`, by how much the third trace's peak is off, as a share;
             or `{"error": ...}`.
