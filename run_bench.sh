@@ -2,7 +2,8 @@
 # Makes .venv on first use, then runs `unet-bench "$@"`; without arguments, the default sweep.
 #
 #   ./run_bench.sh                 the default sweep on the best device there is
-#   ./run_bench.sh test [ARGS]     the test suite (ARGS go to pytest)
+#   ./run_bench.sh test            the whole test suite, on two cores
+#   ./run_bench.sh test ARGS       pytest with these
 #   ./run_bench.sh COMMAND [ARGS]  any command of unet-bench
 #
 # UNET_BENCH_PYTHON=PYTHON uses that interpreter as it is and installs nothing.
@@ -71,6 +72,10 @@ else
 fi
 if [ "$command" = test ]; then
     cd "$here"
+    # The whole suite uses two cores, where it can; a part of it runs as pytest is told.
+    if [ $# -eq 0 ] && "$python" -c 'import xdist' 2>/dev/null; then
+        set -- -n 2 --dist loadfile
+    fi
     exec "$python" -m pytest "$@"
 fi
 # -P: what lies in the current folder is not imported.

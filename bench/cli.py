@@ -1,25 +1,24 @@
-"""Every command. The only file that decides what is printed and how the program exits."""
+"""Every command; decides what is printed, and how the program exits."""
 
 import json
 import shlex
 import signal
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
 from bench import arguments, journal, noise, planning, search, spec, stopping, sweep
-from bench.arguments import DEFAULT_PRESETS, FORMATS, NOISE_PRESETS
+from bench.arguments import DEFAULT_PRESETS, NOISE_PRESETS
 from bench.budget import DEFAULT_BUDGET_BYTES
 from bench.display import LineDisplay, make_display
 from bench.environment import describe_host, has_gpu
 from bench.events import JsonDisplay, discard
 from bench.monitor import nvml_describe
+from bench.output import Output, print_line, print_page, print_written, write_page, write_tables
 from bench.predict import Prediction, Predictor, experiment
 from bench.runner import Runner
 from bench.trial import Status, Trial
@@ -28,14 +27,6 @@ if TYPE_CHECKING:
     from bench.report.page import Page
 
 EXIT_FAILED, EXIT_MISTAKE, EXIT_INCONCLUSIVE, EXIT_INTERRUPTED = 1, 2, 3, 130
-
-
-class Output(Console):
-    """A console whose reader may go away: a sweep is not ended by `| head`, as rich would."""
-
-    def on_broken_pipe(self) -> None:
-        """See the class."""
-        discard(sys.stdout)
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -118,16 +109,16 @@ def _measure(options: Namespace, asked: spec.SweepSpec, name: str) -> tuple[list
         complete = sweep.run(plan, display)
         rows = journal.read(folder)
         page = _page(rows, folder) if rows else None
-        written = _write_tables(folder, page) if page else {}
+        written = write_tables(folder, page) if page else {}
         if isinstance(display, JsonDisplay):
             display.send("table", cells=json.loads(written.get("json", "[]")))
     if options.json and options.command == "trial":
         sys.stdout.write(written.get("json", ""))
     elif page and not options.json and options.command != "doctor":  # which asked for noise
-        _print_page(console, page)
-        _written(console, folder, written)
+        print_page(console, page)
+        print_written(console, folder, written)
     if not complete:
-        _line(console, f"Interrupted. To go on: the same command with --out {folder}", "bold")
+        print_line(console, f"Interrupted. To go on: the same command with --out {folder}", "bold")
     return rows, 0 if complete else EXIT_INTERRUPTED
 
 
@@ -142,11 +133,6 @@ def _plan_to_run(options: Namespace, asked: spec.SweepSpec, name: str) -> sweep.
         command=["unet-bench", *sys.argv[1:]],
         predict=options.command == "sweep" and options.predict,
     )
-
-
-def _written(console: Console, folder: Path, suffixes: Iterable[str]) -> None:
-    names = [journal.FILE_NAME, *(f"table.{suffix}" for suffix in suffixes)]
-    _line(console, "Written: " + ", ".join(str(folder / name) for name in names))
 
 
 def _max_batch(options: Namespace) -> int:
@@ -167,12 +153,12 @@ def _max_batch(options: Namespace) -> int:
         found = search.run(plan, limits, samples, LineDisplay(console))
     except search.InterruptedSearchError:
         how = f"the same command with --out {folder}"
-        _line(console, f"Interrupted. To go on: {how}", "bold")
+        print_line(console, f"Interrupted. To go on: {how}", "bold")
         return EXIT_INTERRUPTED
     page = _page(journal.read(folder), folder)
-    written = _write_tables(folder, page)
-    _write_page(_max_batch_page(page, folder), "json" if options.json else "table")
-    _written(console, folder, written)
+    written = write_tables(folder, page)
+    write_page(_max_batch_page(page, folder), "json" if options.json else "table")
+    print_written(console, folder, written)
     names = map(asked.workload.variant_name, asked.variants)
     return 0 if all(name in found and found[name].batch_size for name in names) else EXIT_FAILED
 
@@ -192,21 +178,6 @@ def _folder(options: Namespace, name: str) -> Path:
     return Path(options.out or f"results/local/{now}_{name}")
 
 
-def _write_tables(folder: Path, page: "Page") -> dict[str, str]:
-    """Writes the table beside the journal in every format.
-
-    Returns:
-        What was written, by suffix.
-    """
-    texts = {suffix: _render(page, suffix) for suffix in FORMATS[1:]}
-    for suffix, text in texts.items():
-        try:
-            (folder / f"table.{suffix}").write_text(text)
-        except OSError as error:
-            raise ValueError(f"{folder}: {error.strerror}; the journal there is safe") from None
-    return texts
-
-
 def _page(rows: list[journal.Row], folder: Path) -> "Page":
     # pandas takes most of a second to import, which `plan` and `--help` need not pay.
     from bench.report.frame import cell_frame
@@ -218,28 +189,6 @@ def _page(rows: list[journal.Row], folder: Path) -> "Page":
     return found
 
 
-def _render(page: "Page", style: str) -> str:
-    from bench.report.tables import to_csv, to_json
-
-    if style == "md":
-        return page.to_markdown()
-    return to_csv(page.frame) if style == "csv" else to_json(page.frame)
-
-
-def _print_page(console: Console, page: "Page") -> None:
-    width = console.width if console.is_terminal else None
-    # A pipe has no width: the lines are as long as they are.
-    wide = Output(file=console.file, width=width or 10_000, force_terminal=console.is_terminal)
-    wide.print(page.to_rich(width))
-    for note in page.notes:
-        _line(console, note, style="dim")
-    _line(console, page.verdict, style="bold")
-
-
-def _line(console: Console, text: str, style: str | None = None) -> None:
-    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
-
-
 def _plan(options: Namespace) -> int:
     asked = _load(options)
     rows = journal.read_if_any(Path(options.out)) if options.out else []
@@ -249,7 +198,9 @@ def _plan(options: Namespace) -> int:
     else:
         trials = asked.trials(asked.one("device"), asked.budget_bytes or DEFAULT_BUDGET_BYTES)
     console = Output(stderr=options.json)
-    predictions = _predictions(asked, trials, partial(_line, console)) if options.predict else {}
+    predictions = (
+        _predictions(asked, trials, partial(print_line, console)) if options.predict else {}
+    )
     if options.json:
         for trial in trials:
             told = {"key": trial.key, **trial.to_json()}
@@ -258,11 +209,11 @@ def _plan(options: Namespace) -> int:
             sys.stdout.write(json.dumps(told) + "\n")
         return 0
     for line in planning.lines(asked, trials, rows, options.out):
-        _line(console, line)
+        print_line(console, line)
     if predictions:
         from bench.report.predicted import predicted
 
-        _print_page(console, predicted(trials, predictions))
+        print_page(console, predicted(trials, predictions))
     return 0
 
 
@@ -288,19 +239,8 @@ def _report(options: Namespace) -> int:
         page = views.page(page.frame, options.view, **lengths)
     elif any(length is not None for length in lengths.values()):
         raise ValueError("--images and --epochs: expected with --view compiled-vs-eager")
-    _write_page(page, style)
+    write_page(page, style)
     return 0
-
-
-def _write_page(page: "Page", style: str) -> None:
-    if style == "table":
-        _print_page(Output(), page)
-        return
-    try:
-        sys.stdout.write(_render(page, style))
-        sys.stdout.flush()
-    except BrokenPipeError:  # what follows from the page does not depend on who has read it
-        discard(sys.stdout)
 
 
 def _compare(options: Namespace) -> int:
@@ -324,12 +264,12 @@ def _compare(options: Namespace) -> int:
     there, here = sides
     drift = None if options.drift is None else spec.parse_share("--drift", options.drift)
     found = compare(there, here, margin, drift, gates, options.ignore)
-    _write_page(found.page, style)
+    write_page(found.page, style)
     console = Output(stderr=style != "table")
     for text in found.failed:
-        _line(console, f"Failed: {text}", style="bold red")
+        print_line(console, f"Failed: {text}", style="bold red")
     for text in found.undecided:
-        _line(console, f"Not shown: {text}", style="bold")
+        print_line(console, f"Not shown: {text}", style="bold")
     if found.failed:
         return EXIT_FAILED
     undecided = bool(found.undecided) if gates else found.inconclusive
@@ -357,18 +297,18 @@ def _doctor(options: Namespace) -> int:
         sys.stdout.write(json.dumps(told, indent=1) + "\n")
     else:
         console = Output()
-        _line(console, doctor.machine(environment))
+        print_line(console, doctor.machine(environment))
         for finding in findings:
-            _line(console, finding.line, "bold yellow" if finding in disturbing else None)
+            print_line(console, finding.line, "bold yellow" if finding in disturbing else None)
         if known:
             from bench.report.noise import noise_page
 
-            _line(
+            print_line(
                 console, f"The noise floor of this environment, measured at {known['measured_at']}:"
             )
-            _print_page(console, noise_page(known))
+            print_page(console, noise_page(known))
         else:
-            _line(console, "The noise floor of this environment is not known (--noise).")
+            print_line(console, "The noise floor of this environment is not known (--noise).")
     return EXIT_FAILED if disturbing else 0
 
 
@@ -389,13 +329,17 @@ def _noise(options: Namespace) -> int:
             f"{options.out or 'DIR'} goes on"
         )
     page = noise_page(described)
-    _write_page(page, "json" if options.json else "table")
+    write_page(page, "json" if options.json else "table")
     console = Output(stderr=options.json)
     if noise.is_hopeless(described):
-        _line(console, "Not kept: something else ran on this machine; see `doctor`.", "bold red")
+        print_line(
+            console, "Not kept: something else ran on this machine; see `doctor`.", "bold red"
+        )
         return EXIT_FAILED
     path = noise.write(rows[0].environment, described)
-    _line(console, f"Kept, until that file is deleted, for what is measured from now on: {path}")
+    print_line(
+        console, f"Kept, until that file is deleted, for what is measured from now on: {path}"
+    )
     return EXIT_FAILED if any(page.bold) else 0
 
 
@@ -408,13 +352,13 @@ def _evidence(options: Namespace) -> int:
     console, folder = Output(), _folder(options, "evidence")
     with record.locked(folder):
         outcomes = gather.gather(
-            plan, folder, limit_s, partial(_line, console), partial(page.write, plan, folder)
+            plan, folder, limit_s, partial(print_line, console), partial(page.write, plan, folder)
         )
-    _line(console, page.summary(plan, folder))
-    _line(console, f"Written: {folder / page.FILE_NAME}")
+    print_line(console, page.summary(plan, folder))
+    print_line(console, f"Written: {folder / page.FILE_NAME}")
     if gather.Outcome.OUT_OF_TIME in outcomes.values():
         how = f"--out {shlex.quote(str(folder))}"
-        _line(console, f"Not complete. To go on: the same command with {how}", "bold")
+        print_line(console, f"Not complete. To go on: the same command with {how}", "bold")
     faults = any(part.faults(folder) for part in plan.parts)
     return EXIT_FAILED if faults or gather.Outcome.FAILED in outcomes.values() else 0
 

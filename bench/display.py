@@ -12,7 +12,7 @@ from bench.events import JsonDisplay
 from bench.journal import Row
 from bench.live import LiveDisplay
 from bench.monitor import Reading
-from bench.trial import Status, Trial
+from bench.trial import Status, Trial, rate_text
 
 
 def make_display(
@@ -40,7 +40,8 @@ def summary(row: Row) -> str:
     result = row.result
     text = f"{row.trial.label}: {result.status}"
     if result.status is Status.OK:
-        return f"{text}, {result.images_per_s:.1f} images/s, MSE {result.quality['final_mse']:.1f}"
+        rate, mse = rate_text(result.images_per_s), result.quality["final_mse"]
+        return f"{text}, {rate} images/s, MSE {mse:.1f}"
     return f"{text}, {result.reason}"
 
 

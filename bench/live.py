@@ -17,7 +17,7 @@ from bench.estimate import Durations, without
 from bench.growing import GrowingTable, Line, fit
 from bench.journal import Row
 from bench.monitor import Reading
-from bench.trial import Trial
+from bench.trial import Trial, rate_text
 
 INTERVAL_S = 1.0
 """Between two drawings when nothing has happened but time."""
@@ -300,7 +300,7 @@ def _figures(under_way: _UnderWay) -> Iterator[tuple[str, str]]:
     reading, budget = under_way.reading, under_way.trial.budget_bytes
     yield under_way.trial.label, "bold"
     if reading.images_per_s is not None:
-        yield f"{reading.images_per_s:.1f} images/s", ""
+        yield f"{rate_text(reading.images_per_s)} images/s", ""
     if reading.memory_bytes is not None:
         style = "yellow" if reading.memory_bytes > _NEARLY_FULL * budget else ""
         yield f"{reading.memory_bytes / GIB:.2f} of {budget / GIB:.3g} GiB", style

@@ -48,7 +48,7 @@ class Prediction:
         resident: What lives between two steps, the batch included.
         process_bytes: What a process on the CPU has beside: measured, not traced. 0 for a GPU,
             whose context and workspaces are not in the allocator's peak.
-        is_bound: Whether it is the eager form's, of a compiled variant.
+        is_bound: Whether it is that of an eager variant which bounds a compiled one.
         check_error: By how much the model is off at the largest batch size asked for, which it was
             not made from, as a share of the peak there.
     """
@@ -168,13 +168,15 @@ class Predictor:
         Raises:
             ValueError: It cannot be traced.
         """
-        found = self._trace(axes, settings, check)
+        compiled = self._workload.compiles(axes)
+        traced = self._workload.eager_bound(axes) if compiled else axes
+        found = self._trace(traced, settings, check)
         return Prediction(
             found["steady"],
             found["first_step"],
             found["resident"],
             self._process(settings, check) if self._device == "cpu" else 0,
-            self._workload.compiles(axes),
+            compiled,
             found["check_error"],
         )
 

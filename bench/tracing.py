@@ -49,14 +49,12 @@ def predict(request: dict[str, Any], pipe: IO[bytes]) -> None:
     """Tells the parent how much memory training a variant takes, at any batch size.
 
     Args:
-        request: `task` (as `module:attribute`), `axes`, `settings`, `device` (the kind that is
-            meant: `cpu` or `cuda`), and `check`, the batch size of the third trace.
+        request: `task` (as `module:attribute`), `axes` of an eager variant, `settings`, `device`
+            (the kind that is meant: `cpu` or `cuda`), and `check`, the batch size of a third trace.
         pipe: Gets `steady` and `first_step` (lists of `Moment`), `resident` (the `Moment` after a
             first step) and `check_error`, by how much the third trace's peak is off, as a share;
             or `{"error": ...}`.
     """
-    # A compiled network is traced as it runs eagerly.
-    torch.compiler.set_stance("force_eager")
     at = partial(trace_at, request)
     try:
         few, more = map(at, BATCHES)

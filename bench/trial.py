@@ -13,6 +13,11 @@ PHASES = ("data", "forward", "backward", "optimizer")
 """The parts of a training step, in order; a step's time is their sum."""
 
 
+def rate_text(images_per_s: float) -> str:
+    """Images/s as people read them: two digits at least."""
+    return f"{images_per_s:.{1 if round(images_per_s, 2) >= 10 else 2}f}"
+
+
 class Status(StrEnum):
     """How a trial ended. Every trial ends in exactly one of these."""
 

@@ -7,6 +7,7 @@ whenever one begins, and at the end one `result`.
 import json
 import os
 import random
+import sys
 import tempfile
 import time
 import traceback
@@ -20,7 +21,7 @@ import torch
 
 from bench import budget as memory_budget
 from bench.compilation import Compilation
-from bench.environment import describe_device
+from bench.environment import ROOT, describe_device
 from bench.stats import SETTLED_STEPS, has_settled
 from bench.steps import StepBoard
 from bench.trial import PHASES, Status, Trial, TrialResult
@@ -212,7 +213,7 @@ def _attempt(
         oom = memory_budget.is_out_of_memory(error)
         result.status = Status.OOM if oom else Status.CRASH
         result.reason = _one_line(error)
-        result.detail = traceback.format_exc()
+        result.detail = _traceback()
 
 
 def _train(
@@ -390,6 +391,14 @@ def measured_until(trial: Trial) -> int:
     A smaller last batch stays outside, since its step is another experiment.
     """
     return trial.samples // trial.batch_size
+
+
+def _traceback() -> str:
+    """Of the exception under way; files by where they are imported from, as rows are published."""
+    text = traceback.format_exc()
+    for folder in sorted({str(ROOT), *filter(None, sys.path)}, key=len, reverse=True):
+        text = text.replace(f'File "{folder}/', 'File "')
+    return text
 
 
 def _one_line(error: BaseException) -> str:

@@ -94,6 +94,10 @@ class Workload(Protocol):
         """
         ...
 
+    def eager_bound(self, axes: Mapping[str, str]) -> dict[str, str]:
+        """The eager variant that takes no less memory than a compiled one does."""
+        ...
+
     def check(self, settings: Mapping[str, Scalar]) -> None:
         """Raises `ValueError` naming the setting that is wrong or does not go with another."""
         ...

@@ -104,7 +104,8 @@ def test_the_fastest_of_the_ladder_climbs_beside_the_seeds_setup(rehearsed: Path
         for row in ladder.rows(rows)  # type: ignore[attr-defined]
         if row.result.status is Status.OK and trial_record(row)["slowdown"] <= BUSY
     }
-    assert climbed == {"fp32", max(rates, key=lambda name: rates[name])}
+    # On a machine that was busy all the time nothing is called the fastest.
+    assert climbed == {"fp32", max(rates, key=lambda name: rates[name], default="fp32")}
 
 
 def test_the_page_has_a_section_for_each_part_and_the_figures_of_the_rows(

@@ -1,15 +1,27 @@
 """The search for the largest batch: what probes are taken for, and the command from end to end."""
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from bench import journal
-from bench.search import PROBES, Search, _peak_bytes
+from bench import journal, search, sweep
+from bench.runner import Runner
+from bench.search import FILE_NAME, MEMORY, PROBES, Certificate, Limits, Search, _peak_bytes, read
+from bench.sweep import Observer, Plan
 from bench.trial import Status, TrialResult
 from tests.commands import main
+from tests.harness import (
+    BUDGET_BYTES,
+    CommandLine,
+    Recorder,
+    lines_of,
+    row_of,
+    toy_plan,
+    wait_until,
+)
 
 BUDGET = 8000.0
 TARGET = 0.95 * BUDGET
@@ -153,6 +165,76 @@ def test_the_largest_batch_is_certified_and_what_failed_stays_a_row(
     code, _, error = main(run(tmp_path, "oom", "--cap", "32"), capsys)
     assert code == 2
     assert "its trials have" in error
+
+
+def test_a_batch_that_a_further_process_does_not_hold_is_not_certified(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "found"
+    words = run(folder, "oom-later", "--set", f"mark={tmp_path / 'mark'}")
+    code, out, error = main(words, capsys)
+    assert code == 0, error
+    assert "oom-later: a further process did not hold batch 16." in out
+    status = {row.trial.label: row.result.status for row in journal.read(folder)}
+    assert status["oom-later b16"] is Status.OK
+    assert status["oom-later b16 round 1"] is Status.OOM
+    assert status["oom-later b9"] is status["oom-later b9 round 1"] is Status.OK
+    assert read(folder)["oom-later"] == Certificate(9, MEMORY)
+    # Another margin is another search of the same rows.
+    before = (folder / journal.FILE_NAME).read_bytes()
+    code, _, error = main([*words, "--margin", "40%"], capsys)
+    assert code == 0, error
+    assert json.loads((folder / FILE_NAME).read_text())["limits"]["margin"] == 0.4
+    assert (folder / journal.FILE_NAME).read_bytes() == before
+
+
+def test_an_interrupted_search_tells_how_to_go_on(tmp_path: Path) -> None:
+    command = CommandLine(*run(tmp_path, "none", "--set", "sleep_ms=150", "--rounds", "4"))
+    wait_until(lambda: len(lines_of(tmp_path)) == 1)
+    command.send(signal.SIGINT)
+    code, output = command.wait()
+    assert code == 130, output
+    assert f"Interrupted. To go on: the same command with --out {tmp_path}" in output
+    assert "Traceback" not in output
+    rows = [row.result.status for row in journal.read(tmp_path)]
+    assert rows in ([Status.OK], [Status.OK, Status.INTERRUPTED])
+    assert not (tmp_path / FILE_NAME).exists()
+    assert command.processes() == []
+
+
+CONTEXT = 400 << 20
+SLOPE = 20 << 20
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device whose trials take 20 MiB an image, and run only by thrashing from 25 on."""
+
+    def measured(plan: Plan, observer: Observer, runner: Runner) -> bool:
+        with journal.Journal(plan.folder) as written:
+            for trial in plan.spec.trials("cuda", BUDGET_BYTES):
+                if trial.key not in written.rows:
+                    memory = {"peak_bytes": SLOPE * trial.batch_size, "warmup_alloc_retries": 1}
+                    memory["alloc_retries"] = 1 + (trial.batch_size >= 25)
+                    row = row_of(trial)
+                    row.result.memory |= memory
+                    written.append(row)
+        return True
+
+    monkeypatch.setattr(sweep, "situate", lambda *_: ({"device": "cuda"}, BUDGET_BYTES))
+    monkeypatch.setattr(sweep, "check_budget", lambda *_: CONTEXT)
+    monkeypatch.setattr(sweep, "run", measured)
+
+
+@pytest.mark.parametrize(("margin", "largest"), [(0.05, 24), (0.3, 15)])
+def test_on_a_gpu_the_context_takes_its_part_and_thrashing_is_no_fit(
+    margin: float, largest: int, tmp_path: Path, gpu: None
+) -> None:
+    plan = toy_plan(tmp_path / "found", variants=["none"], rounds=2, batch_size=1)
+    found = search.run(plan, Limits(1, 64, margin), None, Recorder())
+    assert found == {"none": Certificate(largest, MEMORY)}
+    # 24 was the last without retries; with 30 % left free, the context leaves room for 15.
+    assert largest == 24 or SLOPE * 16 > 0.7 * BUDGET_BYTES - CONTEXT >= SLOPE * 15
 
 
 def test_a_variant_that_the_device_cannot_do_is_a_mistake(

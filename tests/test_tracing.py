@@ -91,12 +91,6 @@ def test_what_memory_is_for() -> None:
     assert any(TEMPORARY in moment for moment in lines.moments(4, 8))
 
 
-def test_what_is_compiled_is_traced_as_it_runs_eagerly() -> None:
-    with torch.compiler.set_stance("force_eager"):
-        compiled = trace_at(request("bf16+compile+lean"), 2)
-    assert course(compiled) == course(trace_at(request("bf16+lean"), 2))
-
-
 def test_a_cpu_takes_workspaces_and_more_of_them_where_strides_must_be_changed() -> None:
     def peak(variant: str, device: str) -> float:
         return float(trace_at(request(variant, device), 8).live().max())

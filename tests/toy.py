@@ -13,6 +13,7 @@ FAULTS = (
     "hang",  # never ends
     "oom",  # allocates past any budget at batch sizes of `oom_from` and up
     "oom-backward",  # the same in the backward pass
+    "oom-later",  # the same in every process after one that came to its end, which `mark` tells
     "oom-python",  # the same, refused by Python
     "oom-numpy",  # by numpy
     "oom-system",  # by the system
@@ -49,6 +50,7 @@ SETTINGS: Mapping[str, Scalar] = {
     "oom_from": 1,
     "at_step": 1,
     "group": "none",
+    "mark": "none",
 }
 
 
@@ -82,6 +84,9 @@ class Toy:
 
     def compiles(self, axes: Mapping[str, str]) -> bool:
         return axes["make"] != "eager"
+
+    def eager_bound(self, axes: Mapping[str, str]) -> dict[str, str]:
+        return {**axes, "make": PLAIN["make"]}
 
     def check(self, settings: Mapping[str, Scalar]) -> None:
         if int(settings["size"]) < 1:

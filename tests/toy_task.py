@@ -108,6 +108,8 @@ class ToyTask:
         self.step = 0
         self.at_step = int(settings["at_step"])
         self.group = str(settings["group"])
+        self.mark = Path(str(settings["mark"]))
+        self.is_later = self.mark.exists()
         self.device = torch.device(device)
         if self.fault == "oom-compiler":
             withhold_memory_from_compilers()
@@ -151,7 +153,9 @@ class ToyTask:
             be_killed(self.group)
         if self.fault == "killed-helper":
             have_helper_killed(self.group)
-        if self.fault == "oom" and self.too_large:
+        if self.too_large and (
+            self.fault == "oom" or (self.fault == "oom-later" and self.is_later)
+        ):
             self.take_too_much()
         loss = self.loss(batch, self.weight)
         if self.fault == "oom-backward" and self.too_large:
@@ -171,5 +175,7 @@ class ToyTask:
             self.weight -= 0.1 * (1 - progress) * self.weight.grad
 
     def evaluate(self) -> dict[str, float]:
+        if self.fault == "oom-later" and self.too_large:
+            self.mark.touch()
         error = (self.weight - 0.5).square().item()
         return {"final_mse": error, "grey_mse": 1.0, "mean_color_mse": 0.5}

@@ -1,6 +1,7 @@
 """The workload's description: axes, settings and data. Never imports torch."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -74,6 +75,21 @@ class Colorization:
     def compiles(self, axes: Mapping[str, str]) -> bool:
         """Whether a variant is made by torch.compile."""
         return Variant.from_axes(axes).compile is not Compile.EAGER
+
+    def eager_bound(self, axes: Mapping[str, str]) -> dict[str, str]:
+        """The eager form that computes nothing again.
+
+        Compiled checkpointing takes more than eager checkpointing does: the compiler may make all
+        that was forgotten before it uses any of it.
+        """
+        plain = Variant()
+        same = replace(
+            Variant.from_axes(axes),
+            compile=Compile.EAGER,
+            checkpointing=plain.checkpointing,
+            activation_budget=plain.activation_budget,
+        )
+        return same.axes()
 
     def check(self, settings: Mapping[str, Scalar]) -> None:
         """Raises `ValueError` for settings out of range, or that do not go together."""

@@ -13,7 +13,7 @@ from bench.environment import ROOT
 from bench.evidence import record
 from bench.evidence.outcomes import Outcomes, append
 from bench.journal import Row
-from bench.trial import Status
+from bench.trial import Status, rate_text
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ class Sweep(Part):
             return str(event["text"])
         if event.get("event") != "row":
             return None
-        found = event["reason"] or f"{event['images_per_s']:.1f} images/s"
+        found = event["reason"] or f"{rate_text(event['images_per_s'])} images/s"
         return f"[{event['done']}/{event['total']}] {event['label']}: {event['status']}, {found}"
 
     def left(self, folder: Path) -> int | None:

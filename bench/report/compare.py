@@ -32,7 +32,7 @@ from bench.report.notes import caution_notes, floor_notes, interval_notes, machi
 from bench.report.page import NOT_READABLE, Column, IntervalColumn, Page, shown
 from bench.report.sides import Pair, Side, check, matched, only_in
 from bench.stats import Direction, estimate, paired_logs
-from bench.trial import Status
+from bench.trial import Status, rate_text
 
 Replicates = dict[tuple[int, int], Record]
 """(seed, round) -> a trial that ended well."""
@@ -78,8 +78,8 @@ QUALITY = Figure(
 FIGURES = (SPEED, MEMORY, QUALITY)
 
 _COLUMNS = (
-    Column("there_images_per_s", "A\nimages/s", "{:.1f}".format),
-    Column("here_images_per_s", "B\nimages/s", "{:.1f}".format),
+    Column("there_images_per_s", "A\nimages/s", rate_text),
+    Column("here_images_per_s", "B\nimages/s", rate_text),
     Column("ratio", "B / A", "{:.3f}x".format, needs=("there_images_per_s", "here_images_per_s")),
     IntervalColumn("ratio", "interval", "{:.3f}".format),
 )

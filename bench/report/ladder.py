@@ -33,7 +33,7 @@ from bench.report.page import (
     shown,
 )
 from bench.report.tables import COMPILE_COLUMNS
-from bench.trial import Status
+from bench.trial import Status, rate_text
 
 NAME = "ladder"
 
@@ -61,7 +61,7 @@ _KEPT = (
 )
 
 _COLUMNS = (
-    Column("images_per_s", "images/s", "{:.1f}".format),
+    Column("images_per_s", "images/s", rate_text),
     SpreadColumn("images_per_s", "±%", "{:.1f}".format),
     RatioColumn(_FIRST, "vs first", "{:.2f}x".format, needs=_MEASURED),
     RatioColumn(_BEFORE, "vs before", "{:.2f}x".format, needs=(*_MEASURED, "before_variant")),
@@ -177,7 +177,7 @@ def _sentence(words: str, lines: list[Record]) -> str:
         )
     text = (
         f"Fastest {where(words)}: {best['variant']} at batch {best['batch_size']} with "
-        f"{best['images_per_s']:.1f} images/s"
+        f"{rate_text(best['images_per_s'])} images/s"
     )
     if best["variant"] != best["first_variant"] and pd.notna(best["speedup_vs_first"]):
         text += f", {ratio_text(best, _FIRST)} {best['first_variant']}, the first rung"

@@ -17,7 +17,7 @@ from bench.report.page import (
     ratio_text,
 )
 from bench.report.speedups import is_power_of_two
-from bench.trial import Status
+from bench.trial import Status, rate_text
 
 NAME = "largest-batch"
 
@@ -33,7 +33,7 @@ _KEPT = (
 )
 _COLUMNS = (
     Column("largest_batch", "largest\nbatch", "{:.0f}".format),
-    Column("images_per_s", "images/s", "{:.1f}".format, needs=("largest_batch",)),
+    Column("images_per_s", "images/s", rate_text, needs=("largest_batch",)),
     RatioColumn("speedup_vs_seed", "vs seed", "{:.2f}x".format, needs=_MEASURED),
     Column("peak_memory_gib", "peak GiB", "{:.2f}".format, NOT_READABLE, _MEASURED),
     Column("process_gib", "process GiB", "{:.2f}".format, NOT_READABLE, _MEASURED),

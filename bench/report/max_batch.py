@@ -17,7 +17,7 @@ from bench.report.page import (
     shown,
 )
 from bench.search import MEMORY, Certificate
-from bench.trial import Status
+from bench.trial import Status, rate_text
 
 _MEASURED = ("images_per_s",)
 _KEPT = (
@@ -33,7 +33,7 @@ _COLUMNS = (
     Column("max_batch", "batch", "{:.0f}".format),
     Column("peak_memory_gib", "peak GiB", "{:.2f}".format, NOT_READABLE, _MEASURED),
     Column("budget_percent", "budget %", "{:.0f}".format, NOT_READABLE, _MEASURED),
-    Column("images_per_s", "images/s", "{:.1f}".format, needs=("max_batch",)),
+    Column("images_per_s", "images/s", rate_text, needs=("max_batch",)),
     RatioColumn("speedup_vs_seed", "vs seed", "{:.2f}x".format, needs=_MEASURED),
     IntervalColumn("speedup_vs_seed", "interval", "{:.2f}".format),
     Column("predicted_memory_gib", "predicted GiB", "{:.2f}".format, needs=_MEASURED),

@@ -10,6 +10,7 @@ from bench.report.cells import by_settings, differing, label, status_text, where
 from bench.report.notes import caution_notes, machine_notes, names
 from bench.report.page import NOT_READABLE, Column, Page
 from bench.report.predicted import BOUND
+from bench.trial import rate_text
 
 NAME = "memory"
 
@@ -55,7 +56,7 @@ _COLUMNS = (
     ),
     Column("alloc_retries", "retries", "{:.0f}".format, NOT_READABLE, _ON_CUDA),
     Column("budget_percent", "budget %", "{:.0f}".format, NOT_READABLE, _MEASURED),
-    Column("images_per_s", "images/s", "{:.1f}".format),
+    Column("images_per_s", "images/s", rate_text),
 )
 
 
@@ -192,8 +193,8 @@ def _explanations(lines: list[Record]) -> list[str]:
     if any(pd.notna(line["predicted_memory_gib"]) for line in lines):
         found.append(
             "Predicted: the steady peak of training, traced without memory; of a compiled variant "
-            f"({BOUND}) that of its eager form. Errors are of what comes on top of a process after "
-            "one step at batch 1; on a GPU, of what the allocator gave."
+            f"({BOUND}) that of an eager one which bounds it. Errors are of what comes on top of a "
+            "process after one step at batch 1; on a GPU, of what the allocator gave."
         )
     if all(pd.isna(line["card_gib"]) for line in lines):
         return found

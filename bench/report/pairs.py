@@ -12,7 +12,7 @@ from bench.report.cells import axes, by_settings, differing, plain_axes, status_
 from bench.report.contrast import ratios
 from bench.report.notes import caution_notes, machine_notes, names, verdict_notes
 from bench.report.page import NOT_READABLE, Column, IntervalColumn, Page, RatioColumn, shown
-from bench.trial import Status
+from bench.trial import Status, rate_text
 
 BOTH = ("images_per_s", "twin_images_per_s")
 """What a figure of a pair needs: that both sides were measured."""
@@ -43,8 +43,8 @@ class Axis:
     def rate_columns(self) -> list[Column]:
         """Images a second on both sides, and their ratio."""
         return [
-            Column("twin_images_per_s", f"{self.plain}\nimages/s", "{:.1f}".format),
-            Column("images_per_s", f"{self.changed}\nimages/s", "{:.1f}".format),
+            Column("twin_images_per_s", f"{self.plain}\nimages/s", rate_text),
+            Column("images_per_s", f"{self.changed}\nimages/s", rate_text),
             RatioColumn("speedup", "speedup", "{:.2f}x".format, needs=BOTH),
             IntervalColumn("speedup", "interval", "{:.2f}".format),
         ]

@@ -108,7 +108,6 @@ def _notes(lines: list[Record], on_cpu: bool) -> list[str]:
     else:
         found.append("On a GPU the context and workspaces of libraries come on top.")
     if bounds := list(dict.fromkeys(line["variant"] for line in lines if line["is_bound"])):
-        found.append(
-            f"{BOUND}: the eager form's, as a bound for what is compiled: {', '.join(bounds)}."
-        )
+        words = "what an eager variant takes that bounds the compiled one"
+        found.append(f"{BOUND}: {words}: {', '.join(bounds)}.")
     return found

@@ -27,12 +27,12 @@ from bench.report.page import (
 )
 from bench.report.speedups import plain_cells
 from bench.stats import LEAST_ROUNDS
-from bench.trial import Status
+from bench.trial import Status, rate_text
 
 _MEASURED = ("images_per_s",)
 
 COLUMNS = (
-    Column("images_per_s", "images/s", "{:.1f}".format),
+    Column("images_per_s", "images/s", rate_text),
     SpreadColumn("images_per_s", "±%", "{:.1f}".format),
     RatioColumn("speedup", "speedup", "{:.2f}x".format, needs=_MEASURED),
     IntervalColumn("speedup", "interval", "{:.2f}".format),
@@ -183,7 +183,7 @@ def _verdict(words: str, cells: list[Record]) -> str:
     ]
     text = (
         f"Fastest {where(words)}: {cell['variant']} at batch {cell['batch_size']} "
-        f"with {cell['images_per_s']:.1f} images/s"
+        f"with {rate_text(cell['images_per_s'])} images/s"
     )
     if same_batch:
         ratio = ratio_text(cell, "speedup")

@@ -53,5 +53,8 @@ class Planted(Colorization):
     def compiles(self, axes: Mapping[str, str]) -> bool:
         return super().compiles(undelayed(axes))
 
+    def eager_bound(self, axes: Mapping[str, str]) -> dict[str, str]:
+        return super().eager_bound(undelayed(axes)) | {"delay": axes["delay"]}
+
 
 PLANTED = Planted()

@@ -1,0 +1,80 @@
+"""How a page is shown, printed for another program, and written beside its journal."""
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from bench import journal
+from bench.arguments import FORMATS
+from bench.events import discard
+
+if TYPE_CHECKING:
+    from bench.report.page import Page
+
+
+class Output(Console):
+    """A console whose reader may go away: a sweep is not ended by `| head`, as rich would."""
+
+    def on_broken_pipe(self) -> None:
+        """See the class."""
+        discard(sys.stdout)
+
+
+def print_page(console: Console, page: "Page") -> None:
+    """Shows a table with what is to be said about it."""
+    width = console.width if console.is_terminal else None
+    # A pipe has no width: the lines are as long as they are.
+    wide = Output(file=console.file, width=width or 10_000, force_terminal=console.is_terminal)
+    wide.print(page.to_rich(width))
+    for note in page.notes:
+        print_line(console, note, style="dim")
+    print_line(console, page.verdict, style="bold")
+
+
+def print_line(console: Console, text: str, style: str | None = None) -> None:
+    """Shows a text as it is, in one line."""
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def write_page(page: "Page", style: str) -> None:
+    """Puts a page on the standard output, in one of `FORMATS`."""
+    if style == "table":
+        print_page(Output(), page)
+        return
+    try:
+        sys.stdout.write(_render(page, style))
+        sys.stdout.flush()
+    except BrokenPipeError:  # what follows from the page does not depend on who has read it
+        discard(sys.stdout)
+
+
+def write_tables(folder: Path, page: "Page") -> dict[str, str]:
+    """Writes the table beside the journal in every format.
+
+    Returns:
+        What was written, by suffix.
+    """
+    texts = {suffix: _render(page, suffix) for suffix in FORMATS[1:]}
+    for suffix, text in texts.items():
+        try:
+            (folder / f"table.{suffix}").write_text(text)
+        except OSError as error:
+            raise ValueError(f"{folder}: {error.strerror}; the journal there is safe") from None
+    return texts
+
+
+def _render(page: "Page", style: str) -> str:
+    from bench.report.tables import to_csv, to_json
+
+    if style == "md":
+        return page.to_markdown()
+    return to_csv(page.frame) if style == "csv" else to_json(page.frame)
+
+
+def print_written(console: Console, folder: Path, suffixes: Iterable[str]) -> None:
+    """Tells where the journal is, and the tables by their suffixes."""
+    names = [journal.FILE_NAME, *(f"table.{suffix}" for suffix in suffixes)]
+    print_line(console, "Written: " + ", ".join(str(folder / name) for name in names))
