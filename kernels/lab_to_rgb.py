@@ -5,8 +5,6 @@ for a CPU. What bounds it is what bounds the way there: 6 or 12 bytes a pixel in
 special functions are those of sRGB's curve, exp2(log2(t) / 2.4), as cubes need none.
 """
 
-from typing import Final
-
 import torch
 import triton
 import triton.language as tl
@@ -162,9 +160,10 @@ def lab_to_rgb(
             f"{lightness.device} and {ab.device}"
         )
     if torch.is_grad_enabled() and (lightness.requires_grad or ab.requires_grad):
-        raise ValueError("lightness and ab: expected no gradient to be asked of them; levels have none")
+        raise ValueError("lightness and ab: expected no gradient to be asked for: levels have none")
     check_scaling(l_center=l_center, l_scale=l_scale, ab_scale=ab_scale)
-    return _operator(lightness, ab, layout, l_center, l_scale, ab_scale)
+    found: Tensor = _operator(lightness, ab, layout, l_center, l_scale, ab_scale)
+    return found
 
 
 @torch.library.custom_op("unet_bench::lab_to_rgb", mutates_args=())
@@ -177,8 +176,8 @@ def _operator(
         return rgb
     if rgb.device.type == "cuda":
         launch(lightness, ab, scaling, rgb, layout)
-    elif native.library():
-        native.lab_to_rgb(lightness, ab, scaling, rgb, layout)
+    elif library := native.library():
+        native.lab_to_rgb(library, lightness, ab, scaling, rgb, layout)
     else:
         whole = torch.cat((lightness.float() * l_scale + l_center, ab.float() * ab_scale), dim=1)
         levels = (lab.lab_to_rgb(whole) * 255).round().to(torch.uint8)
@@ -187,9 +186,7 @@ def _operator(
 
 
 @_operator.register_fake
-def _(
-    lightness: Tensor, ab: Tensor, layout: str, l_center: float, l_scale: float, ab_scale: float
-) -> Tensor:
+def _(lightness: Tensor, _ab: Tensor, layout: str, *_: float) -> Tensor:
     return _result(lightness, layout)
 
 

@@ -36,24 +36,23 @@ TIMEOUT_S: Final = 120
 
 
 @functools.cache
-def library() -> ctypes.CDLL | None:
+def library() -> Any | None:
     """The compiled kernels, made by `$CXX`, or `g++`; takes seconds where they are not there yet.
 
     Returns:
         `None`, after a warning, where they cannot be compiled.
     """
-    compiler = shutil.which(os.environ.get("CXX") or "g++")
-    try:
-        if compiler is None:
-            raise OSError(f"{os.environ.get('CXX') or 'g++'}: no such program")
-        return ctypes.CDLL(str(_compiled(compiler)))
-    except (OSError, subprocess.SubprocessError) as error:
-        warnings.warn(
-            f"Lab conversion on the CPU is slow, its kernel could not be compiled: {_line(error)}",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-        return None
+    name = os.environ.get("CXX", "g++")
+    compiler, reason = shutil.which(name), f"{name}: no such program"
+    if compiler is not None:
+        try:
+            return ctypes.CDLL(str(_compiled(compiler)))
+        except (OSError, subprocess.SubprocessError) as error:
+            told = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
+            reason = next((line for line in told if "error" in line), told[0])
+    words = "Lab conversion on the CPU is slow, since its kernel could not be compiled"
+    warnings.warn(f"{words}: {reason}", RuntimeWarning, stacklevel=2)
+    return None
 
 
 def _compiled(compiler: str) -> Path:
@@ -99,27 +98,23 @@ def _cpu() -> str:
     return next((line for line in lines if line.startswith(("flags", "Features"))), "")
 
 
-def _line(error: Exception) -> str:
-    told = getattr(error, "stderr", None) or str(error)
-    return next((line for line in told.splitlines() if "error" in line), told.strip().split("\n")[0])
-
-
 _CODES: Final = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 
 
 def rgb_to_lab(
+    library: Any,
     frames: Tensor,
     windows: Tensor | None,
     scaling: tuple[float, float, float, float],
     lightness: Tensor,
     ab: Tensor,
 ) -> None:
-    """As `kernels.rgb_to_lab.launch`, on a CPU; `library()` must be there."""
+    """As `kernels.rgb_to_lab.launch`, on a CPU, by a `library()`."""
     count, _, height, width = lightness.shape
     if windows is None:
         windows = torch.zeros((count, 3), dtype=torch.int64)
     windows, linear = windows.contiguous(), lab.linear_levels(frames.device)
-    _library().rgb_to_lab(
+    library.rgb_to_lab(
         _address(frames),
         _longs(frames.stride()),
         _address(windows),
@@ -135,16 +130,17 @@ def rgb_to_lab(
 
 
 def lab_to_rgb(
+    library: Any,
     lightness: Tensor,
     ab: Tensor,
     scaling: tuple[float, float, float, float],
     rgb: Tensor,
     layout: str,
 ) -> None:
-    """As `kernels.lab_to_rgb.launch`, on a CPU; `library()` must be there."""
+    """As `kernels.lab_to_rgb.launch`, on a CPU, by a `library()`."""
     count, _, height, width = lightness.shape
     planes = rgb.permute(0, 3, 1, 2) if layout == "NHWC" else rgb
-    _library().lab_to_rgb(
+    library.lab_to_rgb(
         _address(lightness),
         _longs(lightness.stride()),
         _address(ab),
@@ -156,12 +152,6 @@ def lab_to_rgb(
         _longs(planes.stride()),
         torch.get_num_threads(),
     )
-
-
-def _library() -> Any:
-    found = library()
-    assert found
-    return found
 
 
 def _address(tensor: Tensor) -> ctypes.c_void_p:

@@ -5,7 +5,7 @@ does: the scaling, the order of channels, a result in memory of its own.
 """
 
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
 import torch

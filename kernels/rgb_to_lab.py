@@ -5,15 +5,14 @@ One operator, `torch.ops.unet_bench.rgb_to_lab`, with two kernels: Triton's belo
 
 What bounds the one below: a pixel is 3 bytes in and 6 (fp16, bf16) or 12 (fp32) bytes out, none of
 which is used twice, so that the best there can be is the rate of a copy. To come near it, bytes are
-not loaded one by one (24 loads for 8 interleaved pixels) but as words of 4, whatever their alignment;
-results are stored as vectors; and of the special functions, of which a multiprocessor does 16 in a
-cycle, a pixel takes six: three cube roots as exp2(log2(t) / 3). sRGB's curve is a table of the 256
-values that it has.
+not loaded one by one (24 loads for 8 interleaved pixels) but as words of 4, whatever their
+alignment; results are stored as vectors; and of the special functions, of which a multiprocessor
+does 16 in a cycle, a pixel takes six: three cube roots as exp2(log2(t) / 3). sRGB's curve is a
+table of the 256 values that it has.
 """
 
-import functools
 import math
-from typing import Final
+from typing import Any, Final
 
 import torch
 import triton
@@ -248,9 +247,10 @@ def rgb_to_lab(
         raise ValueError(f"memory_format {memory_format}: expected contiguous or channels-last")
     check_scaling(l_center=l_center, l_scale=l_scale, ab_scale=ab_scale)
     channels_last = memory_format is torch.channels_last
-    return _operator(
+    found: tuple[Tensor, Tensor] = _operator(
         planes, windows, height, width, l_center, l_scale, ab_scale, dtype, channels_last
     )
+    return found
 
 
 @torch.library.custom_op("unet_bench::rgb_to_lab", mutates_args=())
@@ -274,8 +274,8 @@ def _operator(
         return lightness, ab
     if frames.device.type == "cuda":
         launch(frames, windows, scaling, lightness, ab)
-    elif native.library():
-        native.rgb_to_lab(frames, windows, scaling, lightness, ab)
+    elif library := native.library():
+        native.rgb_to_lab(library, frames, windows, scaling, lightness, ab)
     else:
         found = lab.rgb_to_lab(cut(frames, windows, height, width).float() / 255)
         lightness.copy_((found[:, :1] - l_center) / l_scale)
@@ -285,16 +285,9 @@ def _operator(
 
 @_operator.register_fake
 def _(
-    frames: Tensor,
-    windows: Tensor | None,
-    height: int,
-    width: int,
-    l_center: float,
-    l_scale: float,
-    ab_scale: float,
-    dtype: torch.dtype,
-    channels_last: bool,
+    frames: Tensor, _windows: Tensor | None, height: int, width: int, *others: Any
 ) -> tuple[Tensor, Tensor]:
+    *_, dtype, channels_last = others
     return _results(frames, height, width, dtype, channels_last)
 
 
@@ -338,7 +331,7 @@ def launch(
     reach = zip(frames.shape, frames.stride(), strict=True)
     end = begin + 1 + sum((size - 1) * stride for size, stride in reach)
     storage = torch.empty(0, dtype=torch.uint8, device=frames.device)
-    storage.set_(frames.untyped_storage(), 0, (end,))
+    storage.set_(frames.untyped_storage(), 0, (end,), (1,))
     side_by_side = "NHWC" if (stride_c, stride_w) == (1, 3) else "NCHW" if stride_w == 1 else ""
     steps = [storage.data_ptr(), begin, stride_n, stride_h]
     steps += [stride_c] if side_by_side == "NCHW" else []

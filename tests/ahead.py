@@ -8,7 +8,8 @@ A program of its own, as Triton cannot compile in a process in which it interpre
 import json
 import re
 import sys
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import triton
@@ -19,6 +20,10 @@ from kernels import lab_to_rgb, rgb_to_lab
 
 CAPABILITIES = (75, 80, 86, 89, 90, 100, 120)
 KINDS = ("fp32", "fp16", "bf16")
+MEMORY = re.compile(r"((?:ld|st)\.global)(?:\.v(\d))?\.b(\d+)")
+SPECIAL = re.compile(r"(ex2\.approx|lg2\.approx|cvt\.rn\.f16x2|cvt\.rn\.bf16x2|div\.|fma\.rn)")
+REGISTER = re.compile(r"\bR(\d+)\b")
+SPILL = re.compile(r"\b(?:STL|LDL)\b")
 SIDE = 256
 """Of the frames; the strides that go with it are multiples of 16, which Triton is told."""
 
@@ -66,27 +71,62 @@ def to_rgb(kind: str, layout: str) -> ASTSource:
     strides = ("l_stride_n", "l_stride_h", "ab_stride_n", "ab_stride_c", "ab_stride_h")
     types |= dict.fromkeys(strides, "i32")
     types |= dict.fromkeys(("l_factor", "l_term", "a_factor", "b_factor"), "fp32")
-    constants = {"l_stride_w": 1, "ab_stride_w": 1}
-    constants |= {"HEIGHT": SIDE, "WIDTH": SIDE, "LAYOUT": layout, "APPROXIMATE": True, "GROUPS": rgb_to_lab.GROUPS}
+    constants: dict[str, Any] = {"l_stride_w": 1, "ab_stride_w": 1}
+    constants |= {
+        "HEIGHT": SIDE,
+        "WIDTH": SIDE,
+        "LAYOUT": layout,
+        "APPROXIMATE": True,
+        "GROUPS": rgb_to_lab.GROUPS,
+    }
     return source(lab_to_rgb._lab_to_rgb, types, constants)
 
 
+def examined(given: ASTSource, capability: int) -> dict[str, Any]:
+    """What a kernel became: its registers, its spills, and how often each instruction stands in it.
+
+    Those of memory with their width in bits, as `ld.global 32`; of PTX, where one is for a thread.
+    """
+    options = {"num_warps": 4, "enable_fp_fusion": True}
+    made = triton.compile(given, target=GPUTarget("cuda", capability, 32), options=options)
+    sass = made.asm["sass"]
+    counts: Counter[str] = Counter()
+    for name, vector, bits in MEMORY.findall(made.asm["ptx"]):
+        counts[f"{name} {int(vector or 1) * int(bits)}"] += 1
+    counts.update(SPECIAL.findall(made.asm["ptx"]))
+    return {
+        "registers": 1 + max(map(int, REGISTER.findall(sass))),
+        "spills": len(SPILL.findall(sass)),
+        "instructions": dict(counts),
+        "pixels_a_thread": rgb_to_lab.GROUPS * 4 // (32 * options["num_warps"]),
+    }
+
+
+def kinds() -> Iterator[tuple[str, ASTSource]]:
+    """Every dtype and layout of both kernels, by name; windows once for each layout and format."""
+    for kind in KINDS:
+        for layout in ("NHWC", "NCHW"):
+            yield f"to_rgb {kind} {layout}", to_rgb(kind, layout)
+            for channels_last, windowed in (
+                (False, False),
+                (True, False),
+                (False, True),
+                (True, True),
+            ):
+                if windowed and kind != "fp16":
+                    continue
+                words = [kind, layout, *["channels_last"] * channels_last, *["windows"] * windowed]
+                given = to_lab(kind, layout, channels_last=channels_last, windowed=windowed)
+                yield " ".join(["to_lab", *words]), given
+
+
+def main() -> None:
+    """See the module; the capabilities may be given as arguments."""
+    for capability in map(int, sys.argv[1:] or CAPABILITIES):
+        for name, given in kinds():
+            found = {"kernel": name, "capability": capability, **examined(given, capability)}
+            sys.stdout.write(json.dumps(found) + "\n")
+
+
 if __name__ == "__main__":
-    import time
-    t=time.time()
-    for cap in (80,):
-        for w in (False, True):
-          for cl in (False,True):
-            for layout in ("NHWC","NCHW","apart"):
-                c = triton.compile(to_lab("fp16", layout, channels_last=cl, windowed=w), target=GPUTarget("cuda", cap, 32), options={"num_warps":4,"enable_fp_fusion":True})
-                ptx=c.asm["ptx"]; 
-                sass=c.asm["sass"]
-                from collections import Counter
-                ops=Counter(re.findall(r"^\s*(?:@!?%p\d+ )?((?:ld|st)\.global[\w.:]*|ex2[\w.]*|lg2[\w.]*|cvt[\w.]*|fma[\w.]*|mul[\w.]*)",ptx,re.M))
-                print(cap,layout,cl,w, time.time()-t, dict(ops))
-                print("   regs", max(map(int,re.findall(r"\bR(\d+)\b",sass)))+1, "spill", len(re.findall(r"\b(STL|LDL)\b",sass)), "instr", len(re.findall(r"/\*[0-9a-f]{4,}\*/",sass)))
-    for layout in ("NHWC","NCHW"):
-        c = triton.compile(to_rgb("fp16", layout), target=GPUTarget("cuda", 80, 32), options={"num_warps":4})
-        ptx=c.asm["ptx"]; sass=c.asm["sass"]
-        ops=Counter(re.findall(r"^\s*(?:@!?%p\d+ )?((?:ld|st)\.global[\w.:]*|ex2[\w.]*|lg2[\w.]*|cvt[\w.]*|fma[\w.]*|mul[\w.]*)",ptx,re.M))
-        print("back", layout, time.time()-t, dict(ops)); print("   regs", max(map(int,re.findall(r"\bR(\d+)\b",sass)))+1, "spill", len(re.findall(r"\b(STL|LDL)\b",sass)))
+    main()

@@ -1,16 +1,16 @@
 """What tests of the conversion share: all colours, and how far off a conversion may be."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from kernels import lab
-
 SIDE = 1024
 PARTS = 16
-"""All 2^24 colours are 16 images of 1024 x 1024, one after the other: together they take gigabytes."""
+"""All 2^24 colours are 16 images of 1024 x 1024, for one after the other: at once they take GBs."""
 
 L_CENTER, L_SCALE, AB_SCALE = 50.0, 50.0, 110.0
-SCALING = {"l_center": L_CENTER, "l_scale": L_SCALE, "ab_scale": AB_SCALE}
+SCALING: dict[str, Any] = {"l_center": L_CENTER, "l_scale": L_SCALE, "ab_scale": AB_SCALE}
 
 WITHIN = 1e-3
 """How far a result may be off, in Lab units, before it is rounded to its dtype."""

@@ -1,10 +1,14 @@
 """Shared by all tests."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # before anybody imports triton
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

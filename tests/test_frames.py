@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from kernels.cache import cache_folder
 from unet import folder as folders
 from unet.drive import Drive
 from unet.frames import (
     Cached,
     cache_drive,
-    cache_folder,
     cache_images,
     fingerprint_drive,
     printable,

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import PIL
 
+from kernels.cache import cache_folder
 from unet.drive import Drive
 from unet.folder import DECODING, UnreadableError, read_frames
 
@@ -313,11 +314,3 @@ def _is_sound(path: Path, shape: tuple[int, ...]) -> bool:
         return bool(np.load(path, mmap_mode="r").shape == shape)
     except (OSError, ValueError, EOFError):  # not there, or damaged: it is made anew
         return False
-
-
-def cache_folder() -> Path:
-    """Where frames are kept: `UNET_BENCH_CACHE`, or a folder in the user's cache."""
-    if own := os.environ.get("UNET_BENCH_CACHE"):
-        return Path(own)
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "unet-bench"
