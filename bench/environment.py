@@ -204,14 +204,14 @@ def source_fingerprint(root: Path, folders: Sequence[str] = CODE) -> str:
 
     Returns:
         The first 16 digits of the SHA-256 of one line `BLOB PATH` a file, sorted by path, for all
-        files named `*.py` and `*.toml`; with BLOB as `git ls-tree -r COMMIT` gives it, so that it
-        can be told from a commit alone.
+        files named `*.py`, `*.cpp` and `*.toml`; with BLOB as `git ls-tree -r COMMIT` gives it, so
+        that it can be told from a commit alone.
     """
     files = sorted(
         (path.relative_to(root).as_posix(), path)
         for folder in folders
         for path in (root / folder).rglob("*")
-        if path.suffix in (".py", ".toml")
+        if path.suffix in (".py", ".cpp", ".toml")
     )
     lines = (f"{_blob(path.read_bytes())} {name}\n" for name, path in files)
     return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]

@@ -221,7 +221,7 @@ def trace(build: Callable[[], Any], workspaces: "Workspaces") -> Trace:
 
     Args:
         build: Makes the task; called where tensors are fake. See `bench.workload.Task`, of which
-            `example` takes the place of `load`.
+            `example` takes the place of `batches`.
         workspaces: What operations take beside their arguments and results.
     """
     fake = FakeTensorMode(allow_non_fake_inputs=True)

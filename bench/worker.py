@@ -12,6 +12,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Iterator
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -282,30 +283,31 @@ def _train(
         if not ends_window:
             events.begin(phase)
 
-    for step, indices in enumerate(batches):
-        if step == 1 and not cold:
-            clock.synchronize()
-            peaks = budget.peak()
-            result.memory.update({f"first_step_{name}": peaks[name] for name in peaks})
-            budget.reset_peak()
-        if step >= earliest and not result.window and not cold:
-            result.settled = settled(step)
-            if result.settled is not False or step == latest:
-                result.window = [step, last]
-                phases[step] = "measuring"  # without warm-up, in the place of it
-        if step in phases and not cold:
-            enter(phases[step])
-        board.begin(step + 1)
-        clock.mark()
-        batch = task.load(indices)
-        clock.mark()
-        loss = task.forward(batch)
-        clock.mark()
-        task.backward(loss)
-        clock.mark()
-        task.optimize(step / max(1, len(batches) - 1))
-        losses[step].copy_(loss.detach())
-        clock.mark()
+    with closing(task.batches(batches)) as stream:
+        for step in range(len(batches)):
+            if step == 1 and not cold:
+                clock.synchronize()
+                peaks = budget.peak()
+                result.memory.update({f"first_step_{name}": peaks[name] for name in peaks})
+                budget.reset_peak()
+            if step >= earliest and not result.window and not cold:
+                result.settled = settled(step)
+                if result.settled is not False or step == latest:
+                    result.window = [step, last]
+                    phases[step] = "measuring"  # without warm-up, in the place of it
+            if step in phases and not cold:
+                enter(phases[step])
+            board.begin(step + 1)
+            clock.mark()
+            batch = next(stream)
+            clock.mark()
+            loss = task.forward(batch)
+            clock.mark()
+            task.backward(loss)
+            clock.mark()
+            task.optimize(step / max(1, len(batches) - 1))
+            losses[step].copy_(loss.detach())
+            clock.mark()
     if last == len(batches) and not cold:
         enter("training")
     result.step_phase_s = by_step(clock.intervals_s())

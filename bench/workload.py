@@ -6,7 +6,7 @@ Both are structural: a workload needs to import nothing from here.
 """
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -114,8 +114,8 @@ class Workload(Protocol):
 class Task(Protocol):
     """A workload at work, inside a trial's process.
 
-    The harness calls `load`, `forward`, `backward`, `optimize` in this order for every step and
-    times them apart; none of them may synchronize with the device.
+    The harness takes a batch from `batches`, then calls `forward`, `backward`, `optimize` in this
+    order for every step and times them apart; none of them may synchronize with the device.
     """
 
     @property
@@ -123,12 +123,16 @@ class Task(Protocol):
         """What the row shall record of this task: flags in force, scaling, parameters."""
         ...
 
-    def load(self, indices: np.ndarray) -> Any:
-        """Samples `indices` (int64, below the training set's size) as a batch on the device."""
+    def batches(self, order: Sequence[np.ndarray]) -> Generator[Any, None, None]:
+        """The batches of a run, on the device; closed when the last one has been trained on.
+
+        Args:
+            order: The samples of each (int64, below the training set's size).
+        """
         ...
 
     def example(self) -> Any:
-        """A batch as `load` makes it, of any values; asked for instead of it by predictions.
+        """A batch as `batches` makes it, of any values; asked for instead of it by predictions.
 
         The task is then built on the CPU with an empty `handle`, and without memory: tensors are
         fake (`torch._subclasses.FakeTensorMode`), and no value of theirs may decide anything.

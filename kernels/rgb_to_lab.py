@@ -253,6 +253,13 @@ def rgb_to_lab(
     return found
 
 
+def kernel_on(device: torch.device) -> str:
+    """What converts on a device: "triton", "c++", or "reference" where C++ cannot be compiled."""
+    if device.type == "cuda":
+        return "triton"
+    return "c++" if native.library() else "reference"
+
+
 @torch.library.custom_op("unet_bench::rgb_to_lab", mutates_args=())
 def _operator(
     frames: Tensor,

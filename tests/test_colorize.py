@@ -75,6 +75,10 @@ def as_on_cuda(monkeypatch: pytest.MonkeyPatch) -> ColorizationTask:
     return task("fp16+fused", device="cuda")
 
 
+def load(working: ColorizationTask, indices: np.ndarray) -> Batch:
+    return next(working.batches([indices]))
+
+
 def train(working: ColorizationTask, samples: int = SAMPLES, seed: int = 0) -> list[float]:
     """Trains as the harness does; gives the losses."""
     trial = Trial(
@@ -93,7 +97,7 @@ def train(working: ColorizationTask, samples: int = SAMPLES, seed: int = 0) -> l
     )
     losses = []
     for step, indices in enumerate(sample_batches(trial, data().train_size)):
-        loss = working.forward(working.load(indices))
+        loss = working.forward(load(working, indices))
         working.backward(loss)
         working.optimize(step / (trial.steps - 1))
         losses.append(float(loss.detach()))
@@ -101,7 +105,7 @@ def train(working: ColorizationTask, samples: int = SAMPLES, seed: int = 0) -> l
 
 
 def reconstructed(batch: Batch) -> torch.Tensor:
-    lab = torch.cat((batch.lightness * L_SCALE + L_CENTER, batch.ab), dim=1)
+    lab = torch.cat((batch.lightness * L_SCALE + L_CENTER, batch.ab * AB_SCALE), dim=1)
     return lab_to_rgb(lab.double())
 
 
@@ -111,7 +115,7 @@ def reconstructed(batch: Batch) -> torch.Tensor:
 @pytest.mark.parametrize("variant", ["fp32", "bf16+channels_last"])
 def test_lightness_and_colour_of_a_batch_are_of_the_same_frame(variant: str) -> None:
     indices = np.array([7, 0, 401, 7])
-    batch = task(variant).load(indices)
+    batch = load(task(variant), indices)
     assert batch.lightness.shape == (4, 1, 16, 16)
     assert batch.ab.shape == (4, 2, 16, 16)
     assert batch.lightness.dtype == batch.ab.dtype == torch.float32
@@ -120,17 +124,17 @@ def test_lightness_and_colour_of_a_batch_are_of_the_same_frame(variant: str) -> 
 
 
 def test_training_never_sees_a_validation_frame_or_the_gap() -> None:
-    last = task().load(np.array([data().train_size - 1]))
+    last = load(task(), np.array([data().train_size - 1]))
     expected = torch.from_numpy(frames()[TRAIN[-1:]]).permute(0, 3, 1, 2) / 255
     torch.testing.assert_close(reconstructed(last), expected.double(), rtol=0, atol=1e-4)
     assert data().train_size == len(TRAIN)
     with pytest.raises(IndexError):
-        task().load(np.array([data().train_size]))
+        load(task(), np.array([data().train_size]))
 
 
 def test_the_networks_input_is_scaled_as_recorded() -> None:
     working = task()
-    lightness = working.load(np.arange(64)).lightness
+    lightness = load(working, np.arange(64)).lightness
     assert lightness.abs().max() <= 1.0 + 1e-5
     assert lightness.min() < -0.3
     assert working.facts["channel_scaling"] == {
@@ -142,11 +146,11 @@ def test_the_networks_input_is_scaled_as_recorded() -> None:
 
 def test_batches_are_in_the_variants_memory_format() -> None:
     indices = np.arange(4)
-    assert (
-        task("fp32+channels_last").load(indices).ab.is_contiguous(memory_format=torch.channels_last)
+    assert load(task("fp32+channels_last"), indices).ab.is_contiguous(
+        memory_format=torch.channels_last
     )
     # A part of a larger tensor, but in the order of the dimensions.
-    assert task("fp32").load(indices).ab.stride()[1:] == (16 * 16, 16, 1)
+    assert load(task("fp32"), indices).ab.stride()[1:] == (16 * 16, 16, 1)
 
 
 # The learning rate.
@@ -163,7 +167,7 @@ def test_the_learning_rate_falls_from_a_thousandth_to_a_twentieth_of_it() -> Non
 def test_a_step_is_taken_at_the_learning_rate_of_its_moment(progress: float) -> None:
     working = task()
     before = [parameter.detach().clone() for parameter in working.model.parameters()]
-    working.backward(working.forward(working.load(np.arange(4))))
+    working.backward(working.forward(load(working, np.arange(4))))
     working.optimize(progress)
     # Adam's first step moves every weight that has a gradient by the learning rate.
     after = working.model.parameters()
@@ -262,10 +266,10 @@ def test_fp16_trains_with_scaled_gradients() -> None:
     working = task("fp16")
     scale = float(working.scaler.get_scale())
     assert scale > 1
-    loss = working.forward(working.load(np.arange(4)))
+    loss = working.forward(load(working, np.arange(4)))
     working.backward(loss)
     plain = task("fp32")
-    plain.backward(plain.forward(plain.load(np.arange(4))))
+    plain.backward(plain.forward(load(plain, np.arange(4))))
     found, expected = head(working).weight.grad, head(plain).weight.grad
     assert found is not None
     assert expected is not None
@@ -285,7 +289,7 @@ def test_only_fp16_scales_its_gradients(variant: str) -> None:
 def test_gradients_are_gone_after_a_step() -> None:
     # So that their memory serves the next forward pass.
     working = task()
-    working.backward(working.forward(working.load(np.arange(4))))
+    working.backward(working.forward(load(working, np.arange(4))))
     assert all(weight.grad is not None for weight in working.model.parameters())
     working.optimize(0.0)
     assert all(weight.grad is None for weight in working.model.parameters())
@@ -372,8 +376,8 @@ def test_for_a_gpu_batches_are_pinned_before_they_are_copied(
 
     monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
     with pytest.raises(NotImplementedError, match="pinned"):
-        as_on_cuda.load(np.arange(4))
-    assert task().load(np.arange(4)).ab.shape == (4, 2, 16, 16)
+        load(as_on_cuda, np.arange(4))
+    assert load(task(), np.arange(4)).ab.shape == (4, 2, 16, 16)
 
 
 @pytest.mark.gpu
@@ -382,7 +386,7 @@ def test_on_a_gpu_nothing_in_a_step_synchronizes(variant: str) -> None:
     working = task(variant, device="cuda")
 
     def step() -> None:
-        working.backward(working.forward(working.load(np.arange(4))))
+        working.backward(working.forward(load(working, np.arange(4))))
         working.optimize(0.0)
 
     step()  # the first one may: it sets things up

@@ -52,7 +52,9 @@ def source_of(commit: str, root: Path = ROOT) -> str:
     command = ["git", "ls-tree", "-r", commit, "bench", "kernels", "unet"]
     done = subprocess.run(command, cwd=root, check=True, capture_output=True, text=True)
     listed = (line.split(maxsplit=3) for line in done.stdout.splitlines())
-    files = sorted((path, blob) for _, _, blob, path in listed if path.endswith((".py", ".toml")))
+    files = sorted(
+        (path, blob) for _, _, blob, path in listed if path.endswith((".py", ".cpp", ".toml"))
+    )
     text = "".join(f"{blob} {path}\n" for path, blob in files)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

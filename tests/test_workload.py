@@ -292,7 +292,7 @@ def test_a_task_learns_from_a_folder_with_frames_left_out(folder: Path) -> None:
     )
     assert len(task.train) == data.train_size
     assert len(task.validation) == data.provenance["validation_frames"]
-    batch = task.load(np.arange(data.train_size))
+    batch = next(task.batches([np.arange(data.train_size)]))
     # From red to blue, b of Lab falls; the last validation frame is the folder's last.
     assert (batch.ab[1:, 1].mean(dim=(1, 2)) < batch.ab[:-1, 1].mean(dim=(1, 2))).all()
     assert task.validation[-1] == 38

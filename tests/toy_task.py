@@ -5,7 +5,7 @@ import mmap
 import os
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +125,9 @@ class ToyTask:
     @staticmethod
     def unsupported(axes: Mapping[str, str], device: str) -> str | None:
         return f"{device} cannot do this" if axes["fault"] == "unsupported" else None
+
+    def batches(self, order: Sequence[np.ndarray]) -> Generator[Tensor, None, None]:
+        yield from map(self.load, order)
 
     def load(self, indices: np.ndarray) -> Tensor:
         global SCALE

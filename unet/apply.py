@@ -19,6 +19,7 @@ from unet.checkpointing import checkpoint_blocks
 from unet.model import UNet
 from unet.variant import (
     ActivationBudget,
+    Color,
     Compile,
     CudnnBenchmark,
     MemoryFormat,
@@ -143,8 +144,12 @@ def _unsupported_on_cpu(variant: Variant) -> str | None:
     if variant.compile is Compile.REDUCE_OVERHEAD:
         return "reduce-overhead runs the network as CUDA graphs, which a CPU has not"
     compiler = os.environ.get("CXX", "g++")
-    if variant.compile is not Compile.EAGER and shutil.which(compiler) is None:
-        return f"torch.compile needs a C++ compiler on a CPU, and there is no {compiler!r} (CXX)"
+    if shutil.which(compiler) is None:
+        lack = f"needs a C++ compiler on a CPU, and there is no {compiler!r} (CXX)"
+        if variant.compile is not Compile.EAGER:
+            return f"torch.compile {lack}"
+        if variant.color is Color.FUSED:
+            return f"{variant.color} {lack}"
     return None
 
 
@@ -224,8 +229,18 @@ def to_input(batch: Tensor, variant: Variant) -> Tensor:
     alone and the first convolution takes them for NCHW; only `to` sets them. In turn `to` takes a
     slice of channels for contiguous and leaves it a view; only `contiguous()` makes it dense.
     """
-    memory_format = _MEMORY_FORMAT[variant.memory_format]
-    return batch.to(memory_format=memory_format).contiguous(memory_format=memory_format)
+    wanted = memory_format(variant)
+    return batch.to(memory_format=wanted).contiguous(memory_format=wanted)
+
+
+def computed_in(variant: Variant) -> torch.dtype:
+    """What the network's convolutions compute in."""
+    return _AUTOCAST_DTYPE.get(variant.precision, torch.float32)
+
+
+def memory_format(variant: Variant) -> torch.memory_format:
+    """Torch's own for the variant's."""
+    return _MEMORY_FORMAT[variant.memory_format]
 
 
 def autocast(variant: Variant, device: torch.device) -> torch.autocast:

@@ -1,27 +1,32 @@
 """The workload at work: Lab batches, the training step, evaluation."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch._dynamo  # an optimizer imports it at first use: seconds that belong to no trial
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
-from kernels.lab import rgb_to_lab
+from kernels import lab
+from kernels.rgb_to_lab import cut, kernel_on, rgb_to_lab
 from unet.apply import (
     Network,
     apply_variant,
     autocast,
+    computed_in,
     grad_scaler,
     make_optimizer,
+    memory_format,
     set_flags,
     to_input,
     uses_cuda_graphs,
 )
 from unet.apply import unsupported as variant_unsupported
 from unet.model import UNet, UNetConfig
-from unet.variant import Variant
+from unet.variant import Color, Variant
 from unet.workload import Scalar, split
 
 L_CENTER = 50.0
@@ -34,11 +39,11 @@ FINAL_LEARNING_RATE = LEARNING_RATE / 20
 
 
 class Batch(NamedTuple):
-    """A batch as the network takes it, both fp32 on the device.
+    """A batch as the network takes it, on the device; fp32, or what the network computes in.
 
     Attributes:
         lightness: Scaled L of shape (N, 1, H, W).
-        ab: a and b in Lab units, of shape (N, 2, H, W).
+        ab: Scaled a and b of shape (N, 2, H, W).
     """
 
     lightness: Tensor
@@ -48,6 +53,39 @@ class Batch(NamedTuple):
 def learning_rate(progress: float) -> float:
     """Decays geometrically from 1e-3 (`progress` 0) to 1/20 of it (`progress` 1)."""
     return float(LEARNING_RATE * (FINAL_LEARNING_RATE / LEARNING_RATE) ** progress)
+
+
+def random_windows(count: int, margin: int) -> Tensor:
+    """Windows by torch's seed: int64 (N, 3) of top and left from 0 to `margin`, and 0 or 1."""
+    rng = np.random.default_rng(torch.initial_seed())
+    return torch.from_numpy(rng.integers((margin + 1, margin + 1, 2), size=(count, 3)))
+
+
+def scaled_lab(frames: Tensor, windows: Tensor | None, side: int) -> Tensor:
+    """uint8 RGB (N, 3, H, W) to scaled Lab in fp32, (N, 3, side, side), by torch's operators."""
+    found = lab.rgb_to_lab(cut(frames, windows, side, side).float() / 255)
+    center = found.new_tensor([L_CENTER, 0, 0]).view(3, 1, 1)
+    scale = found.new_tensor([L_SCALE, AB_SCALE, AB_SCALE]).view(3, 1, 1)
+    return (found - center) / scale
+
+
+class _Frames(Dataset[Tensor]):
+    """Frames that are converted one at a time.
+
+    Args:
+        frames: uint8 (N, H, W, 3).
+        windows: What is taken of the frame at each place of a run.
+        side: Of that.
+    """
+
+    def __init__(self, frames: np.ndarray, windows: Tensor | None, side: int) -> None:
+        self._frames, self._windows, self._side = frames, windows, side
+
+    def __getitem__(self, wanted: tuple[int, int]) -> Tensor:
+        frame, place = wanted
+        pixels = torch.from_numpy(self._frames[[frame]]).permute(0, 3, 1, 2)
+        windows = None if self._windows is None else self._windows[[place]]
+        return scaled_lab(pixels, windows, self._side)[0]
 
 
 class ColorizationTask:
@@ -74,10 +112,13 @@ class ColorizationTask:
         self.device = torch.device(device)
         self.batch_size = batch_size
         self.image_size = int(settings["image_size"])
+        self.margin = int(settings["crop_margin"])
+        self.workers = int(settings["loader_workers"]) or len(os.sched_getaffinity(0))
         if handle:
             self.frames = np.load(str(handle["path"]), mmap_mode="r")
         else:
-            self.frames = np.empty((0, self.image_size, self.image_size, 3), np.uint8)
+            side = self.image_size + self.margin
+            self.frames = np.empty((0, side, side, 3), np.uint8)
         self.train, self.validation = split(settings, len(self.frames))
 
         flags = set_flags(self.variant)
@@ -97,20 +138,40 @@ class ColorizationTask:
             "optimizer": "adam",
             "learning_rate": [LEARNING_RATE, FINAL_LEARNING_RATE],
         }
+        if self.variant.color is Color.LOADER:
+            self.facts["loader_workers"] = self.workers
+        if self.variant.color is Color.FUSED:
+            self.facts["lab_kernel"] = kernel_on(self.device)
 
     @staticmethod
     def unsupported(axes: Mapping[str, str], device: str) -> str | None:
         """Why the device cannot do the variant, in words; `None` if it can."""
         return variant_unsupported(Variant.from_axes(axes), torch.device(device))
 
-    def load(self, indices: np.ndarray) -> Batch:
-        """Training frames `indices` as a batch: L and ab of the same frames."""
-        return self._batch(self.train[indices])
+    def batches(self, order: Sequence[np.ndarray]) -> Generator[Batch, None, None]:
+        """Training frames as batches, L and ab of the same frames.
+
+        With `crop_margin` each frame is cut and mirrored at random: by the seed and its place in
+        the order, and so alike in every variant and at every batch size.
+        """
+        count = sum(map(len, order))
+        windows = random_windows(count, self.margin) if self.margin else None
+        if self.variant.color is Color.LOADER:
+            yield from self._loaded(order, windows)
+            return
+        start = 0
+        for indices in order:
+            own = None if windows is None else windows[start : start + len(indices)]
+            start += len(indices)
+            yield self._convert(self._pixels(self.train[indices]), own, computed_in(self.variant))
 
     def example(self) -> Batch:
-        """A batch as `load` makes it, of black frames; needs no data."""
+        """A batch as `batches` makes it, of black frames; needs no data."""
         side = self.image_size
-        return self._convert(torch.zeros((self.batch_size, side, side, 3), dtype=torch.uint8))
+        if self.variant.color is Color.LOADER:
+            return self._input(torch.zeros(self.batch_size, 3, side, side))
+        black = torch.zeros((self.batch_size, side, side, 3), dtype=torch.uint8)
+        return self._convert(black, None, computed_in(self.variant))
 
     def forward(self, batch: Batch) -> Tensor:
         """Mean squared error of the scaled ab, in fp32.
@@ -123,7 +184,7 @@ class ColorizationTask:
             self._end_cuda_graphs()
             network = self.model
         prediction = self._predict(batch, network)
-        return nn.functional.mse_loss(prediction, batch.ab / AB_SCALE)
+        return nn.functional.mse_loss(prediction, batch.ab.float())
 
     def backward(self, loss: Tensor) -> None:
         """Gradients, of the scaled loss where the precision needs it."""
@@ -158,8 +219,8 @@ class ColorizationTask:
         sums = torch.zeros(3, dtype=torch.float64, device=self.device)
         for start in range(0, len(self.validation), self.batch_size):
             batch = self._batch(self.validation[start : start + self.batch_size])
-            predicted = self._predict(batch, self.model) * AB_SCALE
-            errors = (predicted - batch.ab, batch.ab, mean - batch.ab)
+            predicted, ab = self._predict(batch, self.model) * AB_SCALE, batch.ab * AB_SCALE
+            errors = (predicted - ab, ab, mean - ab)
             sums += torch.stack([error.square().mean(dim=(1, 2, 3)).sum() for error in errors])
         final, grey, mean_color = (sums / len(self.validation)).tolist()
         return {"final_mse": final, "grey_mse": grey, "mean_color_mse": mean_color}
@@ -178,17 +239,65 @@ class ColorizationTask:
         torch.cuda.empty_cache()
 
     def _batch(self, frames: np.ndarray) -> Batch:
-        return self._convert(torch.from_numpy(self.frames[frames]))
+        """For evaluation, in fp32: the middle of frames."""
+        windows = None
+        if self.margin:
+            windows = torch.tensor([[self.margin // 2, self.margin // 2, 0]]).repeat(len(frames), 1)
+        return self._convert(self._pixels(frames), windows, torch.float32)
 
-    def _convert(self, pixels: Tensor) -> Batch:
-        """uint8 RGB of shape (N, H, W, 3) in the host's memory to a batch."""
+    def _pixels(self, frames: np.ndarray) -> Tensor:
+        return torch.from_numpy(self.frames[frames])
+
+    def _convert(self, pixels: Tensor, windows: Tensor | None, dtype: torch.dtype) -> Batch:
+        """uint8 RGB of shape (N, H, W, 3) in the host's memory to a batch, on the device.
+
+        Args:
+            pixels: Frames.
+            windows: What is taken of them; see `kernels.rgb_to_lab`.
+            dtype: Of the batch, where one kernel makes it; the plain chain makes fp32.
+        """
         if self.device.type == "cuda":
             # From pageable memory the host may wait for the copy, whatever `non_blocking` says.
             pixels = pixels.pin_memory()
         pixels = pixels.to(self.device, non_blocking=True)
-        lab = rgb_to_lab(pixels.permute(0, 3, 1, 2).float() / 255)
-        lightness = (lab[:, :1] - L_CENTER) / L_SCALE
-        return Batch(to_input(lightness, self.variant), to_input(lab[:, 1:], self.variant))
+        side = self.image_size
+        if self.variant.color is not Color.FUSED:
+            return self._input(scaled_lab(pixels.permute(0, 3, 1, 2), windows, side))
+        lightness, ab = rgb_to_lab(
+            pixels,
+            windows=windows,
+            size=(side, side),
+            dtype=dtype,
+            memory_format=memory_format(self.variant),
+            l_center=L_CENTER,
+            l_scale=L_SCALE,
+            ab_scale=AB_SCALE,
+        )
+        return Batch(lightness, ab)
+
+    def _loaded(
+        self, order: Sequence[np.ndarray], windows: Tensor | None
+    ) -> Generator[Batch, None, None]:
+        """As `batches`, by worker processes that convert frame by frame, some batches ahead."""
+        starts = np.cumsum([0, *map(len, order)])
+        places = [
+            list(zip(self.train[indices].tolist(), range(start, start + len(indices)), strict=True))
+            for indices, start in zip(order, starts.tolist(), strict=False)
+        ]
+        loader = DataLoader(
+            _Frames(self.frames, windows, self.image_size),
+            batch_sampler=places,
+            num_workers=self.workers,
+            pin_memory=self.device.type == "cuda",
+            multiprocessing_context="fork",
+        )
+        for whole in loader:
+            yield self._input(whole.to(self.device, non_blocking=True))
+
+    def _input(self, whole: Tensor) -> Batch:
+        """Scaled Lab of shape (N, 3, H, W) as a batch."""
+        ready = [to_input(part, self.variant) for part in (whole[:, :1], whole[:, 1:])]
+        return Batch(*ready)
 
     def _predict(self, batch: Batch, network: Network) -> Tensor:
         with autocast(self.variant, self.device):
@@ -199,6 +308,6 @@ class ColorizationTask:
         """Mean ab of the training frames, fp32 of shape (1, 2, 1, 1)."""
         total = torch.zeros(2, dtype=torch.float64, device=self.device)
         for start in range(0, len(self.train), self.batch_size):
-            ab = self._batch(self.train[start : start + self.batch_size]).ab
+            ab = self._batch(self.train[start : start + self.batch_size]).ab * AB_SCALE
             total += ab.mean(dim=(2, 3)).sum(dim=0)
         return (total / len(self.train)).float().view(1, 2, 1, 1)

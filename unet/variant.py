@@ -77,6 +77,14 @@ class CudnnBenchmark(StrEnum):
     ON = "cudnn-benchmark"
 
 
+class Color(StrEnum):
+    """Where RGB frames become Lab."""
+
+    TORCH = "torch-lab"  # a chain of torch's operators, a batch at a time on the device
+    LOADER = "loader-lab"  # the same, a frame at a time by worker processes on the host
+    FUSED = "fused-lab"  # one kernel, a batch at a time on the device
+
+
 @dataclasses.dataclass(frozen=True)
 class Variant:
     """One choice on every axis; the defaults are the plain network."""
@@ -88,6 +96,7 @@ class Variant:
     checkpointing: Checkpointing = Checkpointing.NONE
     activation_budget: ActivationBudget = ActivationBudget.KEEP_ALL
     cudnn_benchmark: CudnnBenchmark = CudnnBenchmark.OFF
+    color: Color = Color.TORCH
 
     @property
     def name(self) -> str:

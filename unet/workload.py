@@ -35,6 +35,8 @@ _RANGE = {
     "data_seed": (0, 2**32 - 1),
     "validation_percent": (1, 50),
     "image_size": (16, 8192),
+    "crop_margin": (0, 8192),
+    "loader_workers": (0, 256),
     "width": (1, 4096),
     "depth": (1, 12),
 }
@@ -55,12 +57,23 @@ class Colorization:
         "validation_percent": 15,
         "gap": 30,
         "image_size": 64,
+        "crop_margin": 0,  # frames are so many pixels larger than what is cut out of them at random
+        "loader_workers": 0,  # of color loader-lab; 0 is one for each core
         "width": 16,
         "depth": 4,
         "upsampling": "bilinear",
     }
     data_settings = frozenset(
-        {"data", "data_seed", "frames", "bad_frames", "split", "validation_percent", "gap"}
+        {
+            "data",
+            "data_seed",
+            "frames",
+            "bad_frames",
+            "split",
+            "validation_percent",
+            "gap",
+            "crop_margin",
+        }
     )
     baselines: Mapping[str, str] = {"mean_color_mse": "mean colour", "grey_mse": "grey"}
 
@@ -126,7 +139,7 @@ class Colorization:
         self, settings: Mapping[str, Scalar], progress: Callable[[int, int], None]
     ) -> FrameSet:
         """Draws or decodes the frames once, into a cache that all trials share."""
-        size, notes = int(settings["image_size"]), []
+        size, notes = int(settings["image_size"]) + int(settings["crop_margin"]), []
         if settings["data"] == DRIVE:
             count, seed = _count(settings), int(settings["data_seed"])
             fingerprint = fingerprint_drive(seed)
