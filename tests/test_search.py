@@ -20,9 +20,9 @@ from tests.harness import (
     lines_of,
     row_of,
     toy_plan,
-    toy_trial,
     wait_until,
 )
+from tests.report_rows import bad
 
 BUDGET = 8000.0
 TARGET = 0.95 * BUDGET
@@ -263,7 +263,7 @@ def test_what_max_batch_has_not_written_is_refused(
     text: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with journal.Journal(tmp_path) as written:
-        written.append(row_of(toy_trial(), Status.OOM))
+        written.append(bad("none", 4, Status.OOM))
     (tmp_path / FILE_NAME).write_text(text)
     code, _, error = main(["report", str(tmp_path), "--view", "max-batch"], capsys)
     assert code == 2
