@@ -252,10 +252,10 @@ def test_a_variant_that_the_device_cannot_do_is_a_mistake(
     [
         ("{", "max-batch.json: expected it as max-batch writes it"),
         ("[]", "max-batch.json: expected it as max-batch writes it"),
-        ('{"variants": {"none": {"batch_size": "x", "because": 3}}}', "expected it as max-batch"),
+        ('{"variants": {"fp32": {"batch_size": "x", "because": 3}}}', "expected it as max-batch"),
         (
-            '{"variants": {"none": {"batch_size": 99, "because": "--cap"}}}',
-            "the journal has no batch 99 of none that ended well, which max-batch has certified",
+            '{"variants": {"fp32": {"batch_size": 99, "because": "--cap"}}}',
+            "the journal has no batch 99 of fp32 that ended well, which max-batch has certified",
         ),
     ],
 )
@@ -263,7 +263,7 @@ def test_what_max_batch_has_not_written_is_refused(
     text: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with journal.Journal(tmp_path) as written:
-        written.append(bad("none", 4, Status.OOM))
+        written.append(bad("fp32", 4, Status.OOM))
     (tmp_path / FILE_NAME).write_text(text)
     code, _, error = main(["report", str(tmp_path), "--view", "max-batch"], capsys)
     assert code == 2
