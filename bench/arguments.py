@@ -357,7 +357,7 @@ def limits(options: argparse.Namespace) -> Limits:
     """What `max-batch` is to keep to; refuses what does not go with it."""
     for text in options.sets:
         if (name := text.partition("=")[0]) in _NOT_SEARCHED:
-            raise ValueError(f"--set {name}: expected not with max-batch")
+            raise ValueError(f"--set {text}: max-batch finds or decides {name} itself")
     cap = None if options.cap is None else whole("--cap", options.cap)
     multiple = whole("--multiple-of", options.multiple_of)
     if cap is not None and cap < multiple:

@@ -22,7 +22,9 @@ DEFAULT_BUDGET_BYTES = 8 * GIB
 BUDGET_STEP_BYTES = 2**28
 """A default budget below 8 GiB is rounded down to this, so that resuming finds the same one."""
 
-_UNITS = {"b": 1, "kib": 2**10, "mib": 2**20, "gib": GIB, "kb": 10**3, "mb": 10**6, "gb": 10**9}
+_UNITS = {"b": 1}
+for _power, _prefix in enumerate("kmgt", start=1):
+    _UNITS |= {f"{_prefix}ib": 2 ** (10 * _power), f"{_prefix}b": 10 ** (3 * _power)}
 
 _LEAST_PLAIN_BYTES = 2**20
 """A number without a unit is a number of bytes; a smaller one has lost its unit."""
@@ -57,7 +59,10 @@ def parse_bytes(text: str) -> int:
     if match and number <= 0:
         raise ValueError(f"memory size {text!r}: expected a positive one, such as 8GiB")
     if unit not in _UNITS and (unit or number < _LEAST_PLAIN_BYTES):
-        raise ValueError(f"memory size {text!r}: expected a number and a unit, such as 8GiB")
+        raise ValueError(
+            f"memory size {text!r}: expected a number and a unit, such as 8GiB, 8192MiB or 8GB, or "
+            f"plain bytes from {_LEAST_PLAIN_BYTES} on"
+        )
     size = number * _UNITS[unit or "b"]
     if not 1 <= size <= 2**62:  # what the kernel's limits can hold, with room to add to it
         raise ValueError(f"memory size {text!r}: expected between 1 byte and 4 EiB")
@@ -65,7 +70,9 @@ def parse_bytes(text: str) -> int:
 
 
 def format_bytes(size_bytes: float) -> str:
-    """Bytes as GiB, or as MiB where that reads better, for messages."""
+    """Bytes as GiB, or as MiB or KiB where that reads better, for messages."""
+    if size_bytes < 2**20:
+        return f"{size_bytes / 2**10:.4g} KiB"
     if size_bytes < GIB:
         return f"{size_bytes / 2**20:.4g} MiB"
     return f"{size_bytes / GIB:.3g} GiB"

@@ -141,8 +141,9 @@ def _max_batch(options: Namespace) -> int:
         overrides["variants"] = options.variants
     source = None if "workload" in overrides else "max-batch"
     asked = spec.load(source, {"rounds": [str(search.LEAST_ROUNDS)]} | overrides)
-    if len(asked.settings()) * len(asked.grid["seed"]) > 1:
-        raise ValueError("--set: expected one value each with max-batch")
+    for name, values in asked.grid.items():
+        if len(values) > 1:
+            raise ValueError(f"--set {name}={','.join(map(str, values))}: expected one value")
     if (rounds := asked.one("rounds")) < search.LEAST_ROUNDS:
         raise ValueError(f"rounds {rounds}: expected at least {search.LEAST_ROUNDS}, to certify")
     plan = _plan_to_run(options, asked, "max-batch")
@@ -151,7 +152,7 @@ def _max_batch(options: Namespace) -> int:
     samples = asked.one("samples") if "samples" in overrides else None
     try:
         found = search.run(plan, limits, samples, LineDisplay(console))
-    except search.InterruptedSearchError:
+    except (search.InterruptedSearchError, KeyboardInterrupt):
         how = f"the same command with --out {folder}"
         print_line(console, f"Interrupted. To go on: {how}", "bold")
         return EXIT_INTERRUPTED
@@ -224,6 +225,9 @@ def _predictions(
     if device == "auto":
         device = "cuda" if has_gpu() else "cpu"
     with Runner(asked.workload.task, sweep.DEFAULT_TIMEOUT_S) as runner:
+        if device == "cpu" or has_gpu():
+            for name, reason in sweep.unsupported(asked, runner, device).items():
+                note(f"{name} cannot run here: {reason}.")
         return Predictor(runner, asked.workload, device).of_trials(trials, note)
 
 

@@ -34,10 +34,10 @@ def lines(
         for name, values in asked.grid.items()
         if name in asked.workload.settings
     )
-    yield (
-        f"{len(trials)} trials of {asked.workload.name} on {trials[0].device} within "
-        f"{format_bytes(trials[0].budget_bytes)}, {asked.one('samples')} samples each; {settings}"
-    )
+    count = f"{len(trials)} trial{'s' * (len(trials) > 1)}"
+    where = f"{trials[0].device} within {format_bytes(trials[0].budget_bytes)}"
+    samples = f"{asked.one('samples')} samples each"
+    yield f"{count} of {asked.workload.name} on {where}, {samples}; {settings}"
     if asked.one("unsupported") == "skip":
         yield "What the device does not support is left out when the sweep begins."
     if asked.ci_width:

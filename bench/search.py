@@ -48,6 +48,7 @@ class Search:
         step: Batches are multiples of it.
         cap: And at most this.
         best: The largest batch that is known to fit; 0 if none is.
+        seen: What probes came to, as they were `told`.
     """
 
     predict: Callable[[int], float]
@@ -55,6 +56,7 @@ class Search:
     step: int
     cap: int
     best: int = 0
+    seen: dict[int, float | None] = field(default_factory=dict, init=False)
     _too_large: int | None = field(default=None, init=False)
     _off_bytes: float = field(default=0.0, init=False)
     _refused: int = field(default=0, init=False)
@@ -83,6 +85,7 @@ class Search:
             size: Its batch size.
             peak_bytes: Its peak; `None` where it did not fit the budget.
         """
+        self.seen[size] = peak_bytes
         if peak_bytes is None:
             self._refused += 1
         else:
@@ -180,11 +183,15 @@ def read(folder: Path) -> dict[str, Certificate]:
     path = folder / FILE_NAME
     try:
         told = json.loads(path.read_text())["variants"]
-        return {name: Certificate(**certificate) for name, certificate in told.items()}
+        return {
+            name: Certificate(int(certificate["batch_size"]), str(certificate["because"]))
+            for name, certificate in told.items()
+        }
     except FileNotFoundError:
-        raise ValueError(f"{folder}: expected a {FILE_NAME} in it, as max-batch writes") from None
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"{path}: not as max-batch writes it: {error}") from None
+        words = "as max-batch writes when it has come to its end"
+        raise ValueError(f"{folder}: expected a {FILE_NAME} in it, {words}") from None
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise ValueError(f"{path}: expected it as max-batch writes it") from None
 
 
 @dataclass
@@ -271,6 +278,10 @@ class _Hunt:
         for variant in self._variants:
             size = 0 if variant.failed else variant.search.best
             because = variant.failed or MEMORY
+            if not size and because == MEMORY:
+                least, peak = min(variant.search.seen.items(), default=(0, None))
+                if peak is not None:  # it ran, and left too little
+                    because = f"{MEMORY}: batch {least} came to {format_bytes(peak)}"
             if size and size + variant.search.step > self._cap:
                 because = self._end
             found[variant.trial.variant] = Certificate(size, because)

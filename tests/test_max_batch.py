@@ -83,4 +83,4 @@ def test_where_nothing_is_certified_that_is_said() -> None:
 
 def test_a_batch_that_frames_limit_is_not_explained_by_memory() -> None:
     page = page_of({"fp32": Certificate(21, "training set")}, *ROWS)
-    assert page.verdict == "Within 8 GiB: fp32 fits at 21."
+    assert page.verdict == "Within 8 GiB: fp32 fits at 21, limited by training set."

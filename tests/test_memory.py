@@ -115,7 +115,7 @@ def test_a_prediction_is_judged_by_what_comes_on_top_of_the_baseline() -> None:
     )
     texts = page_texts(page)
     assert [text["predicted GiB"] for text in texts] == ["1.48", "3.20", "≤3.00", "not measured"]
-    assert [text["error %"] for text in texts] == ["-20.0", "+10.0", "≤-9.1", "not measured"]
+    assert [text["error %"] for text in texts] == ["-20.0", "+10.0", "-9.1", "not measured"]
     assert (
         "Predicted less measured, of measured: 2 eager cells -20.0 to +10.0 %, median -5.0 %; "
         "the 1 that grow by 1 GiB or more +10.0 to +10.0 %, median +10.0 %." in page.verdict

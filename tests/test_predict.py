@@ -136,7 +136,7 @@ def test_the_table_of_predictions_names_the_bound_and_the_process() -> None:
     assert texts["activations"] == "0.10"
     assert texts["most activations in"] == "down.0 0.10"
     assert texts["fits"] == "yes"
-    assert page.verdict == "The largest batch that is expected to fit 0.25 GiB here: none 24."
+    assert page.verdict == "The largest batch that is expected to fit 256 MiB here: none 24."
     assert any(note.startswith("Process: ") for note in page.notes)
 
 

@@ -22,6 +22,7 @@ from tests.harness import (
     toy_plan,
     wait_until,
 )
+from tests.report_rows import bad
 
 BUDGET = 8000.0
 TARGET = 0.95 * BUDGET
@@ -246,6 +247,38 @@ def test_a_variant_that_the_device_cannot_do_is_a_mistake(
     assert not (tmp_path / journal.FILE_NAME).exists()
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "max-batch.json: expected it as max-batch writes it"),
+        ("[]", "max-batch.json: expected it as max-batch writes it"),
+        ('{"variants": {"fp32": {"batch_size": "x", "because": 3}}}', "expected it as max-batch"),
+        (
+            '{"variants": {"fp32": {"batch_size": 99, "because": "--cap"}}}',
+            "the journal has no batch 99 of fp32 that ended well, which max-batch has certified",
+        ),
+    ],
+)
+def test_what_max_batch_has_not_written_is_refused(
+    text: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with journal.Journal(tmp_path) as written:
+        written.append(bad("fp32", 4, Status.OOM))
+    (tmp_path / FILE_NAME).write_text(text)
+    code, _, error = main(["report", str(tmp_path), "--view", "max-batch"], capsys)
+    assert code == 2
+    assert message in error
+    assert len(error.splitlines()) == 1
+
+
+def test_where_nothing_fits_it_is_told_how_near_the_smallest_came(
+    tmp_path: Path, gpu: None
+) -> None:
+    plan = toy_plan(tmp_path / "found", variants=["none"], rounds=2, batch_size=1)
+    found = search.run(plan, Limits(1, 64, 0.59), None, Recorder())
+    assert found == {"none": Certificate(0, "memory: batch 1 came to 20 MiB")}
+
+
 def test_a_folder_without_a_search_has_no_such_view(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -261,8 +294,11 @@ def test_a_folder_without_a_search_has_no_such_view(
         (["--multiple-of", "x"], "--multiple-of 'x': expected a whole number from 1 on"),
         (["--cap", "4", "--multiple-of", "8"], "--cap 4: expected at least --multiple-of 8"),
         (["--margin", "100%"], "--margin '100%': expected a percentage above 0 and below 100"),
-        (["--set", "batch_size=4"], "--set batch_size: expected not with max-batch"),
-        (["--set", "seed=1,2"], "--set: expected one value each with max-batch"),
+        (
+            ["--set", "batch_size=4"],
+            "--set batch_size=4: max-batch finds or decides batch_size itself",
+        ),
+        (["--set", "seed=1,2"], "--set seed=1,2: expected one value"),
         (["--rounds", "1"], "rounds 1: expected at least 2, to certify"),
         (["--budget", "0GiB"], "memory size '0GiB': expected a positive one"),
     ],

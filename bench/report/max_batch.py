@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from bench.report import Record
+from bench.report.cells import is_measured
 from bench.report.notes import caution_notes, machine_notes
 from bench.report.page import (
     NOT_MEASURED,
@@ -48,7 +49,17 @@ def max_batch(cells: list[Record], found: Mapping[str, Certificate]) -> Page:
     Args:
         cells: Of `cell_frame`.
         found: By the name of the variant, see `bench.search.read`.
+
+    Raises:
+        ValueError: What was found is not among the cells.
     """
+    measured = {(cell["variant"], cell["batch_size"]) for cell in cells if is_measured(cell)}
+    for name, certificate in found.items():
+        if certificate.batch_size and (name, certificate.batch_size) not in measured:
+            raise ValueError(
+                f"the journal has no batch {certificate.batch_size} of {name} that ended well, "
+                "which max-batch has certified"
+            )
     lines = [
         _line(name, certificate, [cell for cell in cells if cell["variant"] == name])
         for name, certificate in found.items()
@@ -127,7 +138,9 @@ def _of_plain(line: Record, cells: list[Record]) -> str:
     size = int(line["max_batch"])
     power = own.get(1 << (size.bit_length() - 1))
     text = f"{line['variant']} fits at {size}"
-    if power is None or pd.isna(power["peak_memory_gib"]) or line["because"] != MEMORY:
+    if line["because"] != MEMORY:
+        return f"{text}, limited by {line['because']}"
+    if power is None or pd.isna(power["peak_memory_gib"]):
         return text
     after = 2 * power["batch_size"]
     needed = _extrapolated(list(own.values()), after)
@@ -156,5 +169,6 @@ def _explanations(lines: list[Record]) -> list[str]:
         return []
     return [
         f"Batch: certified by {least} whole runs or more, each with its evaluation in a process of "
-        "its own. Next: the next larger one that was probed."
+        "its own. Next: the next larger one that was probed; on a CPU it may have come too near to "
+        "the budget by what it only reserved."
     ]

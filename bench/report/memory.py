@@ -115,9 +115,11 @@ def _predicted(lines: list[Record]) -> dict[str, list[str]]:
         Column("prediction_error_percent", "error %", "{:+.1f}".format, needs=_MEASURED),
     )
     texts = {column.title: [column.text(line) for line in lines] for column in columns}
-    for title, told in texts.items():
-        bounds = [line["prediction_is_bound"] == 1 for line in lines]
-        texts[title] = [f"{BOUND * bound}{text}" for bound, text in zip(bounds, told, strict=True)]
+    title = columns[0].title
+    texts[title] = [
+        f"{BOUND * (line['prediction_is_bound'] == 1)}{text}"
+        for line, text in zip(lines, texts[title], strict=True)
+    ]
     return texts
 
 
@@ -193,8 +195,9 @@ def _explanations(lines: list[Record]) -> list[str]:
     if any(pd.notna(line["predicted_memory_gib"]) for line in lines):
         found.append(
             "Predicted: the steady peak of training, traced without memory; of a compiled variant "
-            f"({BOUND}) that of an eager one which bounds it. Errors are of what comes on top of a "
-            "process after one step at batch 1; on a GPU, of what the allocator gave."
+            f"({BOUND}) an eager one's as a bound, the compiler's own memory left out. Errors are "
+            "of what comes on top of a process after one step at batch 1; on a GPU, of what the "
+            "allocator gave."
         )
     if all(pd.isna(line["card_gib"]) for line in lines):
         return found

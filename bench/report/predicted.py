@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from bench.budget import GIB
+from bench.budget import GIB, format_bytes
 from bench.predict import ACTIVATIONS, TEMPORARY, Prediction, experiment
 from bench.report import Record
 from bench.report.cells import by_settings, differing, where
@@ -89,7 +89,7 @@ def _line(cell: Trial, prediction: Prediction) -> Record:
 def _sentence(words: str, lines: list[Record]) -> str:
     """How large a batch each variant has room for."""
     rooms = {line["variant"]: line["largest_batch"] for line in lines}
-    budget = f"{lines[0]['budget_gib']:g} GiB"
+    budget = format_bytes(lines[0]["budget_gib"] * GIB)
     told = ", ".join(f"{name} {size or 'none'}" for name, size in rooms.items())
     return f"The largest batch that is expected to fit {budget} {where(words)}: {told}."
 
@@ -106,8 +106,11 @@ def _notes(lines: list[Record], on_cpu: bool) -> list[str]:
             "batch 1."
         )
     else:
-        found.append("On a GPU the context and workspaces of libraries come on top.")
+        found.append(
+            "On a GPU the context and workspaces of libraries come on top, often some hundred MiB: "
+            "what fits with little to spare may not."
+        )
     if bounds := list(dict.fromkeys(line["variant"] for line in lines if line["is_bound"])):
-        words = "what an eager variant takes that bounds the compiled one"
+        words = "an eager variant's, as a bound, on top of which the compiler has memory of its own"
         found.append(f"{BOUND}: {words}: {', '.join(bounds)}.")
     return found
