@@ -150,7 +150,8 @@ def test_another_renderer_has_another_fingerprint(
 def test_a_change_too_fine_for_the_probes_has_another_fingerprint(
     tmp_path: Path, repository: Path, source: str
 ) -> None:
-    shutil.copytree(repository / "unet", tmp_path / "unet")
+    for room in ("kernels", "unet"):
+        shutil.copytree(repository / room, tmp_path / room)
     code = "from unet.frames import fingerprint_drive; print(fingerprint_drive(0))"
 
     def fingerprint() -> str:

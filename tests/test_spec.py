@@ -75,7 +75,8 @@ COMPILERS = "activation_budget"
 
 def test_grid_is_the_full_product_of_all_axes_as_far_as_the_device_goes() -> None:
     grid = load("grid")
-    every = itertools.product(*{**grid.workload.axes, COMPILERS: ("keep-all",)}.values())
+    left_out = {COMPILERS: ("keep-all",), "color": ("torch-lab",)}
+    every = itertools.product(*{**grid.workload.axes, **left_out}.values())
     assert sorted(tuple(axes.values()) for axes in grid.variants) == sorted(every)
     assert len(grid.variants) == 4 * 2 * 2 * 4 * 4 * 2
     assert grid.one("unsupported") == "skip"

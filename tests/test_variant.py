@@ -18,7 +18,7 @@ def test_known_names() -> None:
     assert Variant().name == "fp32"
     assert Variant(Precision.BF16, MemoryFormat.CHANNELS_LAST).name == "bf16+channels_last"
     assert Variant(memory_format=MemoryFormat.CHANNELS_LAST).name == "fp32+channels_last"
-    everything = "tf32+channels_last+fused+max-autotune+lean+keep-0+cudnn-benchmark"
+    everything = "tf32+channels_last+fused+max-autotune+lean+keep-0+cudnn-benchmark+fused-lab"
     assert Variant(*(kinds[-1] for kinds in AXES.values())).name == everything.replace(
         "tf32", "bf16"
     )
@@ -52,7 +52,7 @@ def test_name_and_parse_and_axes_are_inverse_for_every_variant() -> None:
 
 
 def test_names_are_distinct() -> None:
-    assert len({variant.name for variant in ALL}) == len(ALL) == 4 * 2 * 2 * 4 * 4 * 4 * 2
+    assert len({variant.name for variant in ALL}) == len(ALL) == 4 * 2 * 2 * 4 * 4 * 4 * 2 * 3
 
 
 @pytest.mark.parametrize("name", ["bf16 + fused", " fused+bf16 ", "\tbf16\t+fused\n"])
@@ -75,6 +75,7 @@ def test_axes_are_plain_strings() -> None:
         "checkpointing": "none",
         "activation_budget": "keep-all",
         "cudnn_benchmark": "cudnn-heuristics",
+        "color": "torch-lab",
     }
     assert {type(value) for value in axes.values()} == {str}
 
