@@ -74,7 +74,7 @@ if [ "$command" = test ]; then
     cd "$here"
     # The whole suite uses two cores, where it can; a part of it runs as pytest is told.
     if [ $# -eq 0 ] && "$python" -c 'import xdist' 2>/dev/null; then
-        set -- -n 2 --dist loadfile
+        set -- -n 2 --dist loadfile --no-loadscope-reorder # else what takes longest may come last
     fi
     exec "$python" -m pytest "$@"
 fi

@@ -175,7 +175,8 @@ def _operator(
     if not rgb.numel():
         return rgb
     if rgb.device.type == "cuda":
-        launch(lightness, ab, scaling, rgb, layout)
+        with torch.cuda.device_of(rgb):  # it need not be the current one
+            launch(lightness, ab, scaling, rgb, layout)
     elif library := native.library():
         native.lab_to_rgb(library, lightness, ab, scaling, rgb, layout)
     else:

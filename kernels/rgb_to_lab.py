@@ -122,6 +122,8 @@ def _rgb_to_lab(
     y = group // in_row
     x = 4 * (group % in_row)
     exists = y < HEIGHT
+    if HEIGHT * WIDTH >= 2**29:  # a and b of one image may be more than int32 can count
+        y, x = y.to(tl.int64), x.to(tl.int64)
     top, left, mirrored = 0, 0, False
     if WINDOWED:
         top = tl.load(windows + 3 * image)
@@ -280,7 +282,8 @@ def _operator(
     if not lightness.numel():
         return lightness, ab
     if frames.device.type == "cuda":
-        launch(frames, windows, scaling, lightness, ab)
+        with torch.cuda.device_of(frames):  # it need not be the current one
+            launch(frames, windows, scaling, lightness, ab)
     elif library := native.library():
         native.rgb_to_lab(library, frames, windows, scaling, lightness, ab)
     else:
@@ -339,10 +342,14 @@ def launch(
     end = begin + 1 + sum((size - 1) * stride for size, stride in reach)
     storage = torch.empty(0, dtype=torch.uint8, device=frames.device)
     storage.set_(frames.untyped_storage(), 0, (end,), (1,))
-    side_by_side = "NHWC" if (stride_c, stride_w) == (1, 3) else "NCHW" if stride_w == 1 else ""
-    steps = [storage.data_ptr(), begin, stride_n, stride_h]
-    steps += [stride_c] if side_by_side == "NCHW" else []
-    at_words = not any(step % 4 for step in steps)
+    layout, steps = "apart", [begin, stride_n, stride_h]
+    if storage.data_ptr() % 4 == 0:
+        if (stride_c, stride_w) == (1, 3):
+            layout = "NHWC"
+        elif stride_w == 1:
+            layout = "NCHW"
+            steps.append(stride_c)
+    aligned = windows is None and not any(step % 4 for step in steps)
     on_device = None
     if windows is not None:
         on_device = windows.to(frames.device, torch.int32, non_blocking=True)
@@ -362,8 +369,8 @@ def launch(
         *scaling,
         HEIGHT=height,
         WIDTH=width,
-        BYTES=side_by_side if storage.data_ptr() % 4 == 0 and side_by_side else "apart",
-        ALIGNED=at_words and windows is None,
+        BYTES=layout,
+        ALIGNED=aligned,
         WINDOWED=windows is not None,
         CHANNELS_LAST=ab.stride(1) == 1,
         APPROXIMATE=not triton.knobs.runtime.interpret,

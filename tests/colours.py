@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -20,6 +21,29 @@ ROUNDING = {torch.float32: 0.0, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8
 
 CUT_OFF = ROUNDING | {torch.bfloat16: 2.0**-7}
 """Triton's interpreter cuts the last bits off for bf16, where a GPU rounds."""
+
+
+INTERPRETED = pytest.mark.skipif(
+    torch.cuda.is_available(), reason="Triton interprets only where there is no GPU"
+)
+EVERY_KERNEL = (
+    pytest.param("triton", marks=INTERPRETED),
+    "c++",
+    pytest.param("cuda", marks=pytest.mark.gpu),
+)
+"""By name: Triton's, interpreted, the CPU's, and Triton's on a GPU, whose hardware approximates."""
+
+ALL_COLOURS = (
+    pytest.param(["reference", "triton", "c++"], marks=INTERPRETED, id="cpu"),
+    pytest.param(["cuda"], marks=pytest.mark.gpu, id="cuda"),
+)
+"""Those that are held against the same truth in one go, which takes longest to find."""
+
+
+def on_gpu(tensor: Tensor) -> Tensor:
+    """The same there, with its strides and its place in memory."""
+    whole = torch.empty(0, dtype=tensor.dtype).set_(tensor.untyped_storage()).cuda()
+    return whole.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
 
 
 def part_of_all(number: int) -> Tensor:

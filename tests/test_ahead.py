@@ -16,6 +16,8 @@ import pytest
 from tests.ahead import CAPABILITIES
 from tests.harness import REPOSITORY
 
+pytestmark = pytest.mark.timeout(400)  # some 150 kernels
+
 Made = dict[str, Any]
 
 MOST_REGISTERS = 64
@@ -48,7 +50,6 @@ def bytes_of(kernel: Made) -> int:
     return 4 if "fp32" in words_of(kernel) else 2
 
 
-@pytest.mark.timeout(400)
 def test_every_kernel_is_made_for_every_gpu(made: list[Made]) -> None:
     kernels = [kernel["kernel"] for kernel in made]
     assert len(set(kernels)) == 22

@@ -4,7 +4,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,17 @@ from torch import Tensor
 
 from kernels import lab, native
 from kernels.rgb_to_lab import DTYPES, cut, launch, rgb_to_lab
-from tests.colours import CUT_OFF, PARTS, ROUNDING, SCALING, check, part_of_all
+from tests.colours import (
+    ALL_COLOURS,
+    CUT_OFF,
+    EVERY_KERNEL,
+    PARTS,
+    ROUNDING,
+    SCALING,
+    check,
+    on_gpu,
+    part_of_all,
+)
 
 Convert = Callable[..., tuple[Tensor, Tensor]]
 FACTORS = (116 / 50, -(16 + 50) / 50, 500 / 110, 200 / 110)
@@ -44,16 +54,26 @@ def by_operator(
     return rgb_to_lab(frames, dtype=dtype, **SCALING, **how)
 
 
+def by_gpu(frames: Tensor, **how: Any) -> tuple[Tensor, Tensor]:
+    lightness, ab = by_operator(on_gpu(frames), **how)
+    return lightness.cpu(), ab.cpu()
+
+
 def by_reference(frames: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
     found = lab.rgb_to_lab(frames.permute(0, 3, 1, 2).float() / 255)
     return ((found[:, :1] - 50) / 50).to(dtype), (found[:, 1:] / 110).to(dtype)
 
 
 def rounding(name: str, dtype: torch.dtype) -> float:
-    return (CUT_OFF if name == "triton" and not torch.cuda.is_available() else ROUNDING)[dtype]
+    return (CUT_OFF if name == "triton" else ROUNDING)[dtype]
 
 
-KERNELS: dict[str, Convert] = {"triton": by_triton, "operator": by_operator}
+KERNELS: dict[str, Convert] = {
+    "reference": by_reference,
+    "triton": by_triton,
+    "c++": by_operator,
+    "cuda": by_gpu,
+}
 
 pytestmark = pytest.mark.usefixtures("compiled_kernels")
 
@@ -63,17 +83,16 @@ def compiled_kernels() -> None:
     assert native.library(), "these tests are of the compiled kernel, and there is a compiler"
 
 
-def test_every_colour(record_property: Callable[[str, object], None]) -> None:
-    every: dict[str, tuple[Convert, Sequence[torch.dtype]]]
-    every = {"reference": (by_reference, [torch.float32])}
-    every |= {name: (convert, DTYPES) for name, convert in KERNELS.items()}
+@pytest.mark.parametrize("names", ALL_COLOURS)
+def test_every_colour(names: list[str], record_property: Callable[[str, object], None]) -> None:
     worst: dict[str, list[list[float]]] = {}
     for number in range(PARTS):
         frames = part_of_all(number)
         truth = lab.rgb_to_lab(frames.permute(0, 3, 1, 2).double() / 255)
-        for name, (convert, dtypes) in every.items():
-            for dtype in dtypes:
-                off = check(convert(frames, dtype=dtype), truth, rounding(name, dtype), name)
+        for name in names:
+            for dtype in DTYPES if name != "reference" else DTYPES[:1]:
+                results = KERNELS[name](frames, dtype=dtype)
+                off = check(results, truth, rounding(name, dtype), name)
                 worst.setdefault(f"{name} {dtype}", []).append(off)
     for name, parts in worst.items():
         record_property(f"L, a, b of {name} off by", torch.tensor(parts).amax(dim=0).tolist())
@@ -111,7 +130,7 @@ def random_frames(
 SHAPES = [(1, 1, 1), (2, 3, 5), (3, 7, 4), (1, 5, 33), (2, 16, 64), (1, 1, 2), (4, 2, 3)]
 
 
-@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("name", EVERY_KERNEL)
 @pytest.mark.parametrize("kind", ["dense", "part", "apart"])
 @pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -151,13 +170,13 @@ def test_without_frames_there_is_no_result() -> None:
     assert (lightness.shape, ab.shape) == ((0, 1, 8, 6), (0, 2, 8, 6))
 
 
-@pytest.mark.parametrize("convert", KERNELS.values(), ids=KERNELS)
-def test_frames_beyond_2_to_the_31_bytes_are_found(convert: Convert) -> None:
+@pytest.mark.parametrize("name", EVERY_KERNEL)
+def test_frames_beyond_2_to_the_31_bytes_are_found(name: str) -> None:
     # Of which the system has only the touched pages.
     storage = torch.zeros(2**31 + 2**20, dtype=torch.uint8)
     frames = storage.as_strided((2, 4, 4, 3), (2**31 + 5, 12, 3, 1))
     frames[1] = 255
-    lightness, _ = convert(frames)
+    lightness, _ = KERNELS[name](frames)
     assert lightness[:, 0, 0, 0].tolist() == pytest.approx([-1, 1], abs=1e-5)
     assert (lightness == lightness[:, :, :1, :1]).all()
 
