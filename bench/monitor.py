@@ -68,14 +68,15 @@ class Monitor:
 
         Returns:
             `at_s` (monotonic clock), `phase`, `cpu_s` (user and system time of the process tree
-            so far), `rss_anon_bytes` (of the tree), and on a GPU `NvmlDevice.sample`.
+            so far), `rss_anon_bytes` (of the tree, what a helper shares with the process that it
+            was forked from counted once), and on a GPU `NvmlDevice.sample`.
         """
         cpu_s = 0.0
         rss_anon = 0
         for pid in _tree(self._pid):
             with contextlib.suppress(OSError):  # it may end while we look
                 cpu_s += _cpu_s(pid)
-                rss_anon += read_proc_status(pid).get("RssAnon", 0)
+                rss_anon += _rss_anon_bytes(pid) if pid == self._pid else _own_bytes(pid)
         sample: Sample = {
             "at_s": time.monotonic(),
             "phase": phase,
@@ -110,6 +111,19 @@ def read_proc_status(pid: int | str = "self") -> dict[str, int]:
         if unit == "kB":
             figures[name] = int(number) * 1024
     return figures
+
+
+def _rss_anon_bytes(pid: int) -> int:
+    return read_proc_status(pid).get("RssAnon", 0)
+
+
+def _own_bytes(pid: int) -> int:
+    """Resident memory that no other process has; see proc_pid_smaps(5)."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:  # not readable, or it has ended, which the status will tell
+        return _rss_anon_bytes(pid)
+    return next((int(line.split()[1]) * 1024 for line in lines if "Private_Dirty" in line), 0)
 
 
 def oom_kills() -> int:

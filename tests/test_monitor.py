@@ -52,7 +52,7 @@ def test_cpu_time_is_the_process_own_account_and_its_grandchildren_count(
         assert both_s == pytest.approx(2 * own_s, rel=0.15)
 
 
-def test_memory_is_what_the_tree_has_allocated(server: ForkServer) -> None:
+def test_memory_is_what_the_tree_has_allocated_each_page_once(server: ForkServer) -> None:
     with burning(server, grandchild=False) as (pid, _):
         _, nothing = figures(pid)
     with burning(server, grandchild=False, mib=64) as (pid, _):
@@ -60,7 +60,8 @@ def test_memory_is_what_the_tree_has_allocated(server: ForkServer) -> None:
     with burning(server, grandchild=True, mib=64) as (pid, _):
         _, both = figures(pid)
     assert alone - nothing == pytest.approx(64 * MIB, rel=0.05)
-    assert both - 2 * nothing == pytest.approx(2 * 64 * MIB, rel=0.05)
+    # What the grandchild has from its parent, and only reads, is there once.
+    assert both - nothing == pytest.approx(2 * 64 * MIB, rel=0.05)
 
 
 def test_a_process_that_is_gone_is_no_error(server: ForkServer) -> None:
