@@ -171,6 +171,13 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
     _add_running(command)
     command.add_argument("--json", action="store_true", help="what was found as JSON")
 
+    command = add("kernels", "Time the Lab kernel beside what others offer")
+    command.add_argument("--device", help="cpu, cuda or cuda:N (default: the best one there is)")
+    command.add_argument(
+        "--rounds", metavar="N", default="10", help="of each, in turn (default: %(default)s)"
+    )
+    command.add_argument("--json", action="store_true", help="the table as JSON")
+
     command = add("evidence", "Make the most of a few minutes on a machine that is there only now")
     command.add_argument(
         "source",

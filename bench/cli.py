@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench import arguments, journal, noise, planning, search, spec, stopping, sweep
+from bench import arguments, doctor, journal, noise, planning, search, spec, stopping, sweep
 from bench.arguments import DEFAULT_PRESETS, NOISE_PRESETS
 from bench.budget import DEFAULT_BUDGET_BYTES
 from bench.display import LineDisplay, make_display
@@ -283,8 +283,6 @@ def _compare(options: Namespace) -> int:
 def _doctor(options: Namespace) -> int:
     if options.noise:
         return _noise(options)
-    from bench import doctor
-
     arguments.check_nothing_measured(options)
     asked = spec.load(None, {"device": [options.device or "auto"]})
     with Runner(asked.workload.task, sweep.DEFAULT_TIMEOUT_S) as runner:
@@ -347,6 +345,20 @@ def _noise(options: Namespace) -> int:
     return EXIT_FAILED if any(page.bold) else 0
 
 
+def _kernels(options: Namespace) -> int:
+    from bench.report.kernels import kernels
+
+    rounds = arguments.whole("--rounds", options.rounds)
+    asked = spec.load(None, {"device": [options.device or "auto"]})
+    with Runner(asked.workload.task, sweep.DEFAULT_TIMEOUT_S) as runner:
+        found = runner.ask("bench.worker:probe", {"device": asked.one("device")})["environment"]
+        machine = doctor.machine(describe_host(["unet-bench", *sys.argv[1:]]) | found)
+        request = {"cases": "kernels.peers:cases", "device": found["device"], "rounds": rounds}
+        cases = runner.ask("bench.side_by_side:measure", request)["cases"]
+    write_page(kernels(cases, machine), "json" if options.json else "table")
+    return 0
+
+
 def _evidence(options: Namespace) -> int:
     from bench.evidence import gather, page, record
     from bench.evidence.plan import load
@@ -375,5 +387,6 @@ COMMANDS: dict[str, Callable[[Namespace], int]] = {
     "report": _report,
     "compare": _compare,
     "doctor": _doctor,
+    "kernels": _kernels,
     "evidence": _evidence,
 }

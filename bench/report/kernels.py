@@ -1,0 +1,76 @@
+"""The table of the command `kernels`: the same conversion in several ways, side by side."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from bench.report import Record
+from bench.report.page import Column, IntervalColumn, Page, SpreadColumn, shown
+from bench.stats import estimate, paired_logs
+
+_COLUMNS = (
+    Column("mpixel_per_s", "Mpixel/s", "{:.1f}".format),
+    SpreadColumn("mpixel_per_s", "±%", "{:.1f}".format),
+    Column("ratio", "ours /\nthis", "{:.2f}x".format),
+    IntervalColumn("ratio", "interval", "{:.2f}".format),
+    Column("max_error", "max error", "{:.2g}".format, absent="-"),
+    Column("copy_percent", "% of a\ncopy", "{:.1f}".format),
+)
+
+
+def kernels(cases: Sequence[dict[str, Any]], machine: str) -> Page:
+    """One line for each way of each case.
+
+    Args:
+        cases: As `bench.side_by_side` sends them; of the ways the first is ours, and the last one
+            only copies as many bytes.
+        machine: It, in words.
+    """
+    ours, *_, copy = cases[0]["seconds"]
+    lines = [_line(case, way, ours, copy) for case in cases for way in case["seconds"]]
+    columns = shown(_COLUMNS, lines)
+    texts = {
+        "case": [str(line["case"]) for line in lines],
+        "by": [str(line["by"]) for line in lines],
+        **{column.title: [column.text(line) for line in lines] for column in columns},
+    }
+    rounds, threads = len(cases[0]["seconds"][ours]), cases[0]["threads"]
+    return Page(
+        pd.DataFrame(lines),
+        texts,
+        [line["by"] == ours for line in lines],
+        ["interval", "±%"],
+        " ".join(_sentence(str(case["name"]), lines, ours, copy) for case in cases),
+        [
+            f"Measured on {machine}, {rounds} rounds in turn, {threads} threads (scikit-image: 1).",
+            "uint8 RGB to scaled L and ab in fp32. Max error: in Lab units before scaling, against "
+            "float64. % of a copy: of the rate at which as many bytes are copied.",
+        ],
+    )
+
+
+def _line(case: dict[str, Any], way: str, ours: str, copy: str) -> Record:
+    seconds = {name: dict(enumerate(values)) for name, values in case["seconds"].items()}
+    rate = estimate([math.log(case["pixels"] / 1e6 / value) for value in seconds[way].values()])
+    ratio = estimate(paired_logs(seconds[way], seconds[ours]))
+    share = estimate(paired_logs(seconds[copy], seconds[way]))
+    return {
+        "case": case["name"],
+        "by": way,
+        "mpixel_per_s": rate.value,
+        "mpixel_per_s_low": rate.low,
+        "mpixel_per_s_high": rate.high,
+        "ratio": ratio.value,
+        "ratio_low": ratio.low,
+        "ratio_high": ratio.high,
+        "max_error": case["errors"].get(way),
+        "copy_percent": 100 * share.value,
+    }
+
+
+def _sentence(case: str, lines: list[Record], ours: str, copy: str) -> str:
+    peers = [line for line in lines if line["case"] == case and line["by"] not in (ours, copy)]
+    told = ", ".join(f"{line['ratio']:.1f}x {line['by']}" for line in peers)
+    return f"{case}: {told}."
