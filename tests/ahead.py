@@ -7,7 +7,9 @@ A program of its own, as Triton cannot compile in a process in which it interpre
 
 import json
 import re
+import subprocess
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -22,8 +24,7 @@ CAPABILITIES = (75, 80, 86, 89, 90, 100, 120)
 KINDS = ("fp32", "fp16", "bf16")
 MEMORY = re.compile(r"((?:ld|st)\.global)(?:\.v(\d))?\.b(\d+)")
 SPECIAL = re.compile(r"(ex2\.approx|lg2\.approx|cvt\.rn\.f16x2|cvt\.rn\.bf16x2|div\.|fma\.rn)")
-REGISTER = re.compile(r"\bR(\d+)\b")
-SPILL = re.compile(r"\b(?:STL|LDL)\b")
+RESOURCES = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)")
 SIDE = 256
 """Of the frames; the strides that go with it are multiples of 16, which Triton is told."""
 
@@ -83,20 +84,25 @@ def to_rgb(kind: str, layout: str) -> ASTSource:
 
 
 def examined(given: ASTSource, capability: int) -> dict[str, Any]:
-    """What a kernel became: its registers, its spills, and how often each instruction stands in it.
+    """What a kernel became: registers, bytes spilled, and how often each instruction is there.
 
     Those of memory with their width in bits, as `ld.global 32`; of PTX, where one is for a thread.
     """
     options = {"num_warps": 4, "enable_fp_fusion": True}
     made = triton.compile(given, target=GPUTarget("cuda", capability, 32), options=options)
-    sass = made.asm["sass"]
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
+        cubin.write(made.asm["cubin"])
+        cubin.flush()
+        command = [triton.knobs.nvidia.cuobjdump.path, "-res-usage", cubin.name]
+        listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    ((registers, stack, local),) = RESOURCES.findall(listed)
     counts: Counter[str] = Counter()
     for name, vector, bits in MEMORY.findall(made.asm["ptx"]):
         counts[f"{name} {int(vector or 1) * int(bits)}"] += 1
     counts.update(SPECIAL.findall(made.asm["ptx"]))
     return {
-        "registers": 1 + max(map(int, REGISTER.findall(sass))),
-        "spills": len(SPILL.findall(sass)),
+        "registers": int(registers),
+        "spilled_bytes": int(stack) + int(local),
         "instructions": dict(counts),
         "pixels_a_thread": rgb_to_lab.GROUPS * 4 // (32 * options["num_warps"]),
     }

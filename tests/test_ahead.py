@@ -59,7 +59,7 @@ def test_every_kernel_is_made_for_every_gpu(made: list[Made]) -> None:
 
 def test_nothing_is_spilled_and_enough_threads_find_registers(made: list[Made]) -> None:
     for kernel in made:
-        assert kernel["spills"] == 0, kernel
+        assert kernel["spilled_bytes"] == 0, kernel
         assert kernel["registers"] <= MOST_REGISTERS, kernel
 
 

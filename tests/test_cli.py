@@ -25,7 +25,8 @@ samples = 64
 warmup_steps = 1
 measured_steps = 2
 """
-MIXED = TOY + 'batch_size = [4, 8]\nfault = ["none", "raise", "nan"]\n'
+# Steps that are long enough for a busy machine to disturb them little.
+MIXED = TOY + 'sleep_ms = 20\nbatch_size = [4, 8]\nfault = ["none", "raise", "nan"]\n'
 
 SMALL_TRIAL = shlex.split(
     "--set workload=tests.toy:TOY --set samples=64 --set warmup_steps=1 --set measured_steps=2 "

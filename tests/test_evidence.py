@@ -19,7 +19,7 @@ from bench.evidence.outcomes import Outcomes
 from bench.evidence.parts import Suite
 from bench.journal import FILE_NAME, read
 from bench.report.frame import BUSY, trial_record
-from bench.trial import Status
+from bench.trial import Status, rate_text
 from tests.harness import REPOSITORY, CommandLine, lines_of, wait_until
 
 
@@ -117,7 +117,7 @@ def test_the_page_has_a_section_for_each_part_and_the_figures_of_the_rows(
     assert sections == ["machine", *(part.name for part in plan.load("rehearsal").parts)]
     for row in read(rehearsed):
         if row.trial.batch_size == 4 and row.result.status is Status.OK:
-            assert f"| {row.trial.variant} | {row.result.images_per_s:.1f} |" in plain
+            assert f"| {row.trial.variant} | {rate_text(row.result.images_per_s)} |" in plain
     assert f"| torch | {read(rehearsed)[0].environment['torch']} |" in text
     assert re.search(r"\| doctor.compiler \| (fine|disturbs) ", text)
     assert "not measured" in text

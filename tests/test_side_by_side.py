@@ -41,7 +41,7 @@ def test_what_is_quick_is_repeated_and_told_for_one_call() -> None:
 
     seconds = in_turn({"quick": quick, "slow": slow}, 1, CPU)
     runs = [len(list(group)) for name, group in groupby(order[4:]) if name == "quick"]
-    assert runs[0] > 3
+    assert runs[0] > 1
     assert seconds["quick"][0] < seconds["slow"][0] / 2
 
 
