@@ -346,7 +346,7 @@ def _noise(options: Namespace) -> int:
 
 
 def _kernels(options: Namespace) -> int:
-    from bench.report.kernels import kernels
+    from bench.report.side_by_side import side_by_side
 
     rounds = arguments.whole("--rounds", options.rounds)
     asked = spec.load(None, {"device": [options.device or "auto"]})
@@ -355,7 +355,7 @@ def _kernels(options: Namespace) -> int:
         machine = doctor.machine(describe_host(["unet-bench", *sys.argv[1:]]) | found)
         request = {"cases": "kernels.peers:cases", "device": found["device"], "rounds": rounds}
         cases = runner.ask("bench.side_by_side:measure", request)["cases"]
-    write_page(kernels(cases, machine), "json" if options.json else "table")
+    write_page(side_by_side(cases, machine), "json" if options.json else "table")
     return 0
 
 

@@ -29,6 +29,11 @@ BYTES: Final = 15
 OURS: Final = "unet-bench"
 COPY: Final = "copy"
 
+NOTE: Final = (
+    "uint8 RGB to scaled L and ab in fp32; scikit-image does it in one thread. Max error: in Lab "
+    "units before scaling, against float64."
+)
+
 _L_CENTER, _L_SCALE, _AB_SCALE = 50.0, 50.0, 110.0
 
 
@@ -39,8 +44,8 @@ class Case:
     Attributes:
         name: Of what is converted.
         calls: By name, ours first; `COPY` moves as many bytes, and does nothing else.
-        told: `pixels`, `threads`, and `errors`: how far each is off a float64 reference at the
-            most, in Lab units before scaling.
+        told: `pixels`, `threads`, `errors`: how far each is off a float64 reference at the most, in
+            Lab units before scaling; and `note`, what a reader must know.
     """
 
     name: str
@@ -65,7 +70,7 @@ def _case(name: str, shape: tuple[int, int, int], device: torch.device) -> Case:
         way: partial(convert, frames) for way, convert in ways.items()
     }
     calls[COPY] = partial(torch.empty_like(source).copy_, source)  # into memory that is there
-    told = {"pixels": pixels, "threads": torch.get_num_threads(), "errors": errors}
+    told = {"pixels": pixels, "threads": torch.get_num_threads(), "errors": errors, "note": NOTE}
     return Case(name, calls, told)
 
 

@@ -1,4 +1,4 @@
-"""The table of the command `kernels`: the same conversion in several ways, side by side."""
+"""The table of the command `kernels`: the same in several ways, timed in turn."""
 
 import math
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ _COLUMNS = (
 )
 
 
-def kernels(cases: Sequence[dict[str, Any]], machine: str) -> Page:
+def side_by_side(cases: Sequence[dict[str, Any]], machine: str) -> Page:
     """One line for each way of each case.
 
     Args:
@@ -44,9 +44,9 @@ def kernels(cases: Sequence[dict[str, Any]], machine: str) -> Page:
         ["interval", "±%"],
         " ".join(_sentence(str(case["name"]), lines, ours, copy) for case in cases),
         [
-            f"Measured on {machine}, {rounds} rounds in turn, {threads} threads (scikit-image: 1).",
-            "uint8 RGB to scaled L and ab in fp32. Max error: in Lab units before scaling, against "
-            "float64. % of a copy: of the rate at which as many bytes are copied.",
+            f"Measured on {machine}, {rounds} rounds in turn, {threads} threads.",
+            str(cases[0]["note"]),
+            "% of a copy: of the rate at which as many bytes are copied.",
         ],
     )
 
