@@ -112,7 +112,8 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
         "--margin",
         metavar="PERCENT",
         default="5%",
-        help="share of the budget that stays free (default: 5%%); batches within 2 %% are one",
+        help="share of the budget that stays free (default: 5%%); batches less than 2 %% apart are "
+        "not told apart",
     )
     command.add_argument(
         "--rounds", metavar="N", help="processes that must end well at it (default: 2)"

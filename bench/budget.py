@@ -23,8 +23,8 @@ BUDGET_STEP_BYTES = 2**28
 """A default budget below 8 GiB is rounded down to this, so that resuming finds the same one."""
 
 _UNITS = {"b": 1}
-for _power, _prefix in enumerate("kmgt", start=1):
-    _UNITS |= {f"{_prefix}ib": 2 ** (10 * _power), f"{_prefix}b": 10 ** (3 * _power)}
+_UNITS |= {f"{prefix}ib": 2 ** (10 * power) for power, prefix in enumerate("kmgt", start=1)}
+_UNITS |= {f"{prefix}b": 10 ** (3 * power) for power, prefix in enumerate("kmgt", start=1)}
 
 _LEAST_PLAIN_BYTES = 2**20
 """A number without a unit is a number of bytes; a smaller one has lost its unit."""

@@ -22,11 +22,15 @@ def measure(request: dict[str, Any], pipe: IO[bytes]) -> None:
         request: `cases` (as `module:attribute` of what gives those of a device; see
             `kernels.peers.Case` for what one has), `device` and `rounds`.
         pipe: Gets `{"cases": ...}`: of each its `name`, what else it tells, and the `seconds` of
-            its calls by name, one for each round.
+            its calls by name, one for each round; or `{"error": ...}`.
     """
-    device = torch.device(request["device"])
-    found = []
-    for case in load_object(request["cases"])(device):
+    device, found = torch.device(request["device"]), []
+    try:
+        cases = load_object(request["cases"])(device)
+    except ValueError as error:
+        Events(pipe).send({"error": str(error)})
+        return
+    for case in cases:
         seconds = in_turn(case.calls, request["rounds"], device)
         found.append({"name": case.name, **case.told, "seconds": seconds})
     Events(pipe).send({"cases": found})

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from kernels import lab
-from kernels.rgb_to_lab import rgb_to_lab
+from kernels.rgb_to_lab import kernel_on, rgb_to_lab
 
 Convert = Callable[[Tensor], tuple[Tensor, Tensor]]
 """From uint8 (N, H, W, 3) to L of (N, 1, H, W) and ab of (N, 2, H, W)."""
@@ -54,7 +54,13 @@ class Case:
 
 
 def cases(device: torch.device) -> list[Case]:
-    """A training batch and a frame of 1080p, by all who can convert on a device."""
+    """A training batch and a frame of 1080p, by all who can convert on a device.
+
+    Raises:
+        ValueError: Ours would be the reference, for want of a compiler.
+    """
+    if kernel_on(device) == "reference":
+        raise ValueError("the Lab kernel of a CPU needs a C++ compiler, which CXX may name, or g++")
     return [_case(name, shape, device) for name, shape in SHAPES.items()]
 
 

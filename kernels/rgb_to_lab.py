@@ -21,6 +21,7 @@ from torch import Tensor
 from triton.language.extra.cuda import libdevice
 
 from kernels import lab, native
+from kernels.windows import check_windows, cut
 
 LAYOUTS: Final = ("NHWC", "NCHW")
 DTYPES: Final = (torch.float32, torch.float16, torch.bfloat16)
@@ -276,7 +277,7 @@ def _operator(
 ) -> tuple[Tensor, Tensor]:
     """As `rgb_to_lab`, of frames (N, 3, H, W)."""
     if windows is not None:
-        _check_windows(windows, frames, height, width)
+        check_windows(windows, frames, height, width)
     lightness, ab = _results(frames, height, width, dtype, channels_last)
     scaling = (116.0 / l_scale, -(16.0 + l_center) / l_scale, 500.0 / ab_scale, 200.0 / ab_scale)
     if not lightness.numel():
@@ -352,7 +353,9 @@ def launch(
     aligned = windows is None and not any(step % 4 for step in steps)
     on_device = None
     if windows is not None:
-        on_device = windows.to(frames.device, torch.int32, non_blocking=True)
+        on_device = windows.to(torch.int32)
+        if frames.is_cuda:  # from pageable memory the host would wait for the copy
+            on_device = on_device.pin_memory().to(frames.device, non_blocking=True)
     tiles = triton.cdiv(height * triton.cdiv(width, 4), groups)
     _rgb_to_lab[(count * tiles,)](
         storage,
@@ -377,29 +380,6 @@ def launch(
         GROUPS=groups,
         enable_fp_fusion=True,  # whatever Triton's default is
     )
-
-
-def cut(frames: Tensor, windows: Tensor | None, height: int, width: int) -> Tensor:
-    """What `windows` says, of frames (N, 3, H, W), as a plain chain of torch's operators."""
-    if windows is None:
-        return frames[:, :, :height, :width]
-    parts = []
-    for frame, (top, left, mirrored) in zip(frames, windows.tolist(), strict=True):
-        part = frame[:, top : top + height, left : left + width]
-        parts.append(part.flip(-1) if mirrored else part)
-    return torch.stack(parts)
-
-
-def _check_windows(windows: Tensor, frames: Tensor, height: int, width: int) -> None:
-    room = torch.tensor([frames.shape[2] - height, frames.shape[3] - width, 1])
-    wrong = ((windows < 0) | (windows > room)).any(dim=1)
-    if wrong.any():
-        first = int(wrong.nonzero()[0])
-        raise ValueError(
-            f"windows[{first}] {windows[first].tolist()}: expected top, left from 0 to "
-            f"{room[:2].tolist()} and 0 or 1, for {height} x {width} of "
-            f"{frames.shape[2]} x {frames.shape[3]}"
-        )
 
 
 def check_scaling(**scaling: float) -> None:

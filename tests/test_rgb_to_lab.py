@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from kernels import lab, native
-from kernels.rgb_to_lab import DTYPES, cut, launch, rgb_to_lab
+from kernels.rgb_to_lab import DTYPES, launch, rgb_to_lab
+from kernels.windows import cut
 from tests.colours import (
     ALL_COLOURS,
     CUT_OFF,

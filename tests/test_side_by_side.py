@@ -65,6 +65,15 @@ def test_the_command_holds_the_kernel_against_its_peers(
             )
 
 
+def test_without_a_compiler_the_reference_is_not_passed_off_as_the_kernel(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    code, out, error = main(["kernels", "--device", "cpu", "--rounds", "1"], capsys)
+    assert (code, out) == (2, "")
+    assert "the Lab kernel of a CPU needs a C++ compiler" in error.splitlines()[-1]
+
+
 def test_no_rounds_are_a_mistake(capsys: pytest.CaptureFixture[str]) -> None:
     code, _, error = main(["kernels", "--rounds", "0"], capsys)
     assert code == 2

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from kernels import lab
-from kernels.rgb_to_lab import cut, kernel_on, rgb_to_lab
+from kernels.rgb_to_lab import kernel_on, rgb_to_lab
+from kernels.windows import cut
 from unet.apply import (
     Network,
     apply_variant,
@@ -61,15 +62,14 @@ def random_windows(count: int, margin: int) -> Tensor:
     return torch.from_numpy(rng.integers((margin + 1, margin + 1, 2), size=(count, 3)))
 
 
-def scaled_lab(frames: Tensor, windows: Tensor | None, side: int) -> Tensor:
-    """uint8 RGB (N, 3, H, W) to scaled Lab in fp32, (N, 3, side, side), by torch's operators."""
+def scaled_lab(frames: Tensor, windows: Tensor | None, side: int) -> tuple[Tensor, Tensor]:
+    """uint8 RGB (N, 3, H, W) to scaled L and ab in fp32, of that side, by torch's operators."""
     found = lab.rgb_to_lab(cut(frames, windows, side, side).float() / 255)
-    center = found.new_tensor([L_CENTER, 0, 0]).view(3, 1, 1)
-    scale = found.new_tensor([L_SCALE, AB_SCALE, AB_SCALE]).view(3, 1, 1)
-    return (found - center) / scale
+    # By numbers: a tensor of them would have the host wait until it is on the device.
+    return (found[:, :1] - L_CENTER) / L_SCALE, found[:, 1:] / AB_SCALE
 
 
-class _Frames(Dataset[Tensor]):
+class _Frames(Dataset[tuple[Tensor, Tensor]]):
     """Frames that are converted one at a time.
 
     Args:
@@ -81,11 +81,12 @@ class _Frames(Dataset[Tensor]):
     def __init__(self, frames: np.ndarray, windows: Tensor | None, side: int) -> None:
         self._frames, self._windows, self._side = frames, windows, side
 
-    def __getitem__(self, wanted: tuple[int, int]) -> Tensor:
+    def __getitem__(self, wanted: tuple[int, int]) -> tuple[Tensor, Tensor]:
         frame, place = wanted
         pixels = torch.from_numpy(self._frames[[frame]]).permute(0, 3, 1, 2)
         windows = None if self._windows is None else self._windows[[place]]
-        return scaled_lab(pixels, windows, self._side)[0]
+        lightness, ab = scaled_lab(pixels, windows, self._side)
+        return lightness[0], ab[0]
 
 
 class ColorizationTask:
@@ -169,7 +170,8 @@ class ColorizationTask:
         """A batch as `batches` makes it, of black frames; needs no data."""
         side = self.image_size
         if self.variant.color is Color.LOADER:
-            return self._input(torch.zeros(self.batch_size, 3, side, side))
+            lightness, ab = (torch.zeros(self.batch_size, count, side, side) for count in (1, 2))
+            return self._input(lightness, ab)
         black = torch.zeros((self.batch_size, side, side, 3), dtype=torch.uint8)
         return self._convert(black, None, computed_in(self.variant))
 
@@ -262,7 +264,7 @@ class ColorizationTask:
         pixels = pixels.to(self.device, non_blocking=True)
         side = self.image_size
         if self.variant.color is not Color.FUSED:
-            return self._input(scaled_lab(pixels.permute(0, 3, 1, 2), windows, side))
+            return self._input(*scaled_lab(pixels.permute(0, 3, 1, 2), windows, side))
         lightness, ab = rgb_to_lab(
             pixels,
             windows=windows,
@@ -291,13 +293,11 @@ class ColorizationTask:
             pin_memory=self.device.type == "cuda",
             multiprocessing_context="fork",
         )
-        for whole in loader:
-            yield self._input(whole.to(self.device, non_blocking=True))
+        for parts in loader:
+            yield self._input(*(part.to(self.device, non_blocking=True) for part in parts))
 
-    def _input(self, whole: Tensor) -> Batch:
-        """Scaled Lab of shape (N, 3, H, W) as a batch."""
-        ready = [to_input(part, self.variant) for part in (whole[:, :1], whole[:, 1:])]
-        return Batch(*ready)
+    def _input(self, lightness: Tensor, ab: Tensor) -> Batch:
+        return Batch(to_input(lightness, self.variant), to_input(ab, self.variant))
 
     def _predict(self, batch: Batch, network: Network) -> Tensor:
         with autocast(self.variant, self.device):
