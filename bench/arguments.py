@@ -128,7 +128,7 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
     command.add_argument(
         "--view",
         metavar="NAME",
-        help="compiled-vs-eager, amp, ladder, largest-batch, memory or max-batch",
+        help="compiled-vs-eager, amp, ladder, largest-batch, memory, max-batch or kernels",
     )
     for unit, words in (("images", "training images"), ("epochs", "passes over the training set")):
         command.add_argument(
@@ -177,7 +177,10 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
     command.add_argument(
         "--rounds", metavar="N", default="10", help="of each, in turn (default: %(default)s)"
     )
-    command.add_argument("--json", action="store_true", help="the table as JSON")
+    command.add_argument(
+        "--out", metavar="DIR", help="folder to keep it in, for `report DIR --view kernels`"
+    )
+    command.add_argument("--json", action="store_true", help="what was measured, and the table")
 
     command = add("evidence", "Make the most of a few minutes on a machine that is there only now")
     command.add_argument(

@@ -11,14 +11,33 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench import arguments, doctor, journal, noise, planning, search, spec, stopping, sweep
+from bench import (
+    arguments,
+    doctor,
+    journal,
+    kernel_times,
+    noise,
+    planning,
+    search,
+    spec,
+    stopping,
+    sweep,
+)
 from bench.arguments import DEFAULT_PRESETS, NOISE_PRESETS
 from bench.budget import DEFAULT_BUDGET_BYTES
 from bench.display import LineDisplay, make_display
 from bench.environment import describe_host, has_gpu
 from bench.events import JsonDisplay, discard
 from bench.monitor import nvml_describe
-from bench.output import Output, print_line, print_page, print_written, write_page, write_tables
+from bench.output import (
+    Output,
+    print_line,
+    print_page,
+    print_written,
+    render,
+    write_page,
+    write_tables,
+)
 from bench.predict import Prediction, Predictor, experiment
 from bench.runner import Runner
 from bench.trial import Status, Trial
@@ -234,6 +253,9 @@ def _predictions(
 def _report(options: Namespace) -> int:
     style = arguments.style(options)
     lengths = {name: arguments.run_length(options, name) for name in ("images", "epochs")}
+    if options.view == kernel_times.VIEW:
+        write_page(kernel_times.page(kernel_times.read(options.folder)), style)
+        return 0
     page = _page(journal.read(options.folder), options.folder)
     if options.view == search.VIEW:
         page = _max_batch_page(page, options.folder)
@@ -346,16 +368,22 @@ def _noise(options: Namespace) -> int:
 
 
 def _kernels(options: Namespace) -> int:
-    from bench.report.side_by_side import side_by_side
-
     rounds = arguments.whole("--rounds", options.rounds)
     asked = spec.load(None, {"device": [options.device or "auto"]})
-    with Runner(asked.workload.task, sweep.DEFAULT_TIMEOUT_S) as runner:
-        found = runner.ask("bench.worker:probe", {"device": asked.one("device")})["environment"]
-        machine = doctor.machine(describe_host(["unet-bench", *sys.argv[1:]]) | found)
-        request = {"cases": "kernels.peers:cases", "device": found["device"], "rounds": rounds}
-        cases = runner.ask("bench.side_by_side:measure", request)["cases"]
-    write_page(side_by_side(cases, machine), "json" if options.json else "table")
+    folder = None if options.out is None else _folder(options, "kernels")
+    if folder is not None:
+        kernel_times.check_free(folder)
+    found = kernel_times.measure(
+        asked.workload.task, asked.one("device"), rounds, ["unet-bench", *sys.argv[1:]]
+    )
+    written = kernel_times.write(folder, found) if folder else None
+    page = kernel_times.page(found)
+    if options.json:
+        sys.stdout.write(json.dumps(found | {"table": json.loads(render(page, "json"))}) + "\n")
+    else:
+        write_page(page, "table")
+    if written:
+        print_line(Output(stderr=options.json), f"Written: {written}")
     return 0
 
 

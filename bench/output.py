@@ -45,7 +45,7 @@ def write_page(page: "Page", style: str) -> None:
         print_page(Output(), page)
         return
     try:
-        sys.stdout.write(_render(page, style))
+        sys.stdout.write(render(page, style))
         sys.stdout.flush()
     except BrokenPipeError:  # what follows from the page does not depend on who has read it
         discard(sys.stdout)
@@ -57,7 +57,7 @@ def write_tables(folder: Path, page: "Page") -> dict[str, str]:
     Returns:
         What was written, by suffix.
     """
-    texts = {suffix: _render(page, suffix) for suffix in FORMATS[1:]}
+    texts = {suffix: render(page, suffix) for suffix in FORMATS[1:]}
     for suffix, text in texts.items():
         try:
             (folder / f"table.{suffix}").write_text(text)
@@ -66,7 +66,8 @@ def write_tables(folder: Path, page: "Page") -> dict[str, str]:
     return texts
 
 
-def _render(page: "Page", style: str) -> str:
+def render(page: "Page", style: str) -> str:
+    """A page in one of `FORMATS` but the first."""
     from bench.report.tables import to_csv, to_json
 
     if style == "md":

@@ -1,10 +1,12 @@
 """What others offer for the same as `kernels.rgb_to_lab`, called as their users call it.
 
-All keep to one contract: uint8 frames (N, H, W, 3) in, scaled L and ab in fp32 out, contiguous and
-in memory of their own. Nothing that ours does is left out, be it scaling or the order of channels.
+All keep to one contract: uint8 frames (N, H, W, 3) in, scaled L and ab out, in one dtype,
+contiguous and in memory of their own. Nothing that ours does is left out, be it scaling or the
+order of channels.
 """
 
 import importlib.util
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -20,21 +22,52 @@ from kernels.rgb_to_lab import kernel_on, rgb_to_lab
 Convert = Callable[[Tensor], tuple[Tensor, Tensor]]
 """From uint8 (N, H, W, 3) to L of (N, 1, H, W) and ab of (N, 2, H, W)."""
 
-SHAPES: Final = {"training batch": (16, 256, 256), "1080p": (1, 1080, 1920)}
-"""Frames, height and width of what is converted."""
-
-BYTES: Final = 15
-"""Of a pixel: 3 are read, and 12 written."""
-
 OURS: Final = "unet-bench"
 COPY: Final = "copy"
 
-NOTE: Final = (
-    "uint8 RGB to scaled L and ab in fp32; scikit-image does it in one thread. Max error: in Lab "
-    "units before scaling, against float64."
-)
-
 _L_CENTER, _L_SCALE, _AB_SCALE = 50.0, 50.0, 110.0
+
+_PEERS: Final = {"kornia": "kornia", "cv2": "OpenCV", "skimage": "scikit-image"}
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is converted.
+
+    Attributes:
+        shape: Frames, height and width.
+        dtype: Of L and ab.
+    """
+
+    shape: tuple[int, int, int]
+    dtype: torch.dtype
+
+    @property
+    def pixel_bytes(self) -> int:
+        """Of a pixel: 3 are read, and L, a and b are written."""
+        return 3 + 3 * self.dtype.itemsize
+
+    def frames(self, device: torch.device) -> Tensor:
+        """Random ones, uint8 (N, H, W, 3)."""
+        generator = torch.Generator().manual_seed(0)
+        whole = torch.randint(256, (*self.shape, 3), dtype=torch.uint8, generator=generator)
+        return whole.to(device)
+
+
+_WORK: Final = {
+    "training batch": Work((16, 256, 256), torch.float32),
+    "1080p": Work((1, 1080, 1920), torch.float32),
+}
+_WORK_ON_GPU: Final = {
+    # Enough to keep a GPU busy for longer than it takes to launch a kernel.
+    "16 x 1080p": Work((16, 1080, 1920), torch.float32),
+    "16 x 1080p to fp16": Work((16, 1080, 1920), torch.float16),
+}
+
+
+def work(device: torch.device) -> dict[str, Work]:
+    """What is converted on a device, by name."""
+    return _WORK | (_WORK_ON_GPU if device.type == "cuda" else {})
 
 
 @dataclass(frozen=True)
@@ -44,8 +77,9 @@ class Case:
     Attributes:
         name: Of what is converted.
         calls: By name, ours first; `COPY` moves as many bytes, and does nothing else.
-        told: `pixels`, `threads`, `errors`: how far each is off a float64 reference at the most, in
-            Lab units before scaling; and `note`, what a reader must know.
+        told: `pixels`, `threads`; `errors`: how far each is off a float64 reference at the most, in
+            Lab units before scaling; `failed`: why a peer cannot do it, by its name; and `note`,
+            what a reader must know.
     """
 
     name: str
@@ -54,41 +88,65 @@ class Case:
 
 
 def cases(device: torch.device) -> list[Case]:
-    """A training batch and a frame of 1080p, by all who can convert on a device.
+    """All work that there is for a device, by all who can do it there.
 
     Raises:
         ValueError: Ours would be the reference, for want of a compiler.
     """
     if kernel_on(device) == "reference":
         raise ValueError("the Lab kernel of a CPU needs a C++ compiler, which CXX may name, or g++")
-    return [_case(name, shape, device) for name, shape in SHAPES.items()]
+    return [_case(name, found, device) for name, found in work(device).items()]
 
 
-def _case(name: str, shape: tuple[int, int, int], device: torch.device) -> Case:
-    generator = torch.Generator().manual_seed(0)
-    frames = torch.randint(256, (*shape, 3), dtype=torch.uint8, generator=generator)
-    truth = lab.rgb_to_lab(frames.permute(0, 3, 1, 2).double() / 255)
-    frames = frames.to(device)
-    ways, pixels = contenders(device), truth.numel() // 3
-    errors = {way: _error(convert(frames), truth) for way, convert in ways.items()}
-    source = torch.zeros(BYTES * pixels // 2, dtype=torch.uint8, device=device)
-    calls: dict[str, Callable[[], object]] = {
-        way: partial(convert, frames) for way, convert in ways.items()
-    }
+def _case(name: str, asked: Work, device: torch.device) -> Case:
+    frames = asked.frames(device)
+    errors, failed = {}, {}
+    calls: dict[str, Callable[[], object]] = {}
+    for way, convert in contenders(device, asked.dtype).items():
+        try:
+            errors[way] = _error(convert(frames), frames)
+        except Exception as error:  # a peer may fail in any way, and ends nothing
+            if way == OURS:
+                raise
+            failed[way] = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        else:
+            calls[way] = partial(convert, frames)
+    pixels = frames.numel() // 3
+    source = torch.zeros(asked.pixel_bytes * pixels // 2, dtype=torch.uint8, device=device)
     calls[COPY] = partial(torch.empty_like(source).copy_, source)  # into memory that is there
-    told = {"pixels": pixels, "threads": torch.get_num_threads(), "errors": errors, "note": NOTE}
+    told = {
+        "pixels": pixels,
+        "threads": torch.get_num_threads(),
+        "errors": errors,
+        "failed": failed,
+        "note": _note(),
+    }
     return Case(name, calls, told)
 
 
-def _error(results: tuple[Tensor, Tensor], truth: Tensor) -> float:
-    lightness, ab = (part.cpu().double() for part in results)
-    whole = torch.cat((lightness * _L_SCALE + _L_CENTER, ab * _AB_SCALE), dim=1)
-    return float((whole - truth).abs().max())
+def _note() -> str:
+    used = {name: sys.modules[module] for module, name in _PEERS.items() if module in sys.modules}
+    beside = [f"{name} {module.__version__}" for name, module in used.items()]
+    return (
+        "uint8 RGB to scaled L and ab, in fp32 unless said; scikit-image does it in one thread. "
+        "Max error: in Lab units before scaling, against float64. "
+        f"Beside {', '.join(beside) or 'no peer, as none is installed'}."
+    )
 
 
-def contenders(device: torch.device) -> dict[str, Convert]:
+def _error(results: tuple[Tensor, Tensor], frames: Tensor) -> float:
+    """Frame by frame: float64 takes much memory."""
+    errors = []
+    for frame, lightness, ab in zip(frames, *results, strict=True):
+        truth = lab.rgb_to_lab(frame.permute(2, 0, 1)[None].double() / 255)[0]
+        found = torch.cat((lightness.double() * _L_SCALE + _L_CENTER, ab.double() * _AB_SCALE))
+        errors.append((found - truth).abs().max())
+    return float(torch.stack(errors).max())
+
+
+def contenders(device: torch.device, dtype: torch.dtype = torch.float32) -> dict[str, Convert]:
     """Who can convert on a device, by name: ours, the reference, and peers that are installed."""
-    found: dict[str, Convert] = {OURS: _ours, "reference": _reference}
+    found: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {OURS: _ours, "reference": _reference}
     if _is_installed("kornia"):
         found |= {"kornia": _kornia, "kornia compiled": torch.compile(_kornia, dynamic=False)}
     if device.type == "cpu":
@@ -96,45 +154,46 @@ def contenders(device: torch.device) -> dict[str, Convert]:
             found["OpenCV float"] = _opencv
         if _is_installed("skimage"):
             found["scikit-image"] = _skimage
-    return found
+    return {name: partial(convert, dtype=dtype) for name, convert in found.items()}
 
 
 def _is_installed(module: str) -> bool:
     return importlib.util.find_spec(module) is not None
 
 
-def _ours(frames: Tensor) -> tuple[Tensor, Tensor]:
-    return rgb_to_lab(frames, l_center=_L_CENTER, l_scale=_L_SCALE, ab_scale=_AB_SCALE)
+def _ours(frames: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    return rgb_to_lab(frames, dtype=dtype, l_center=_L_CENTER, l_scale=_L_SCALE, ab_scale=_AB_SCALE)
 
 
-def _scaled(whole: Tensor) -> tuple[Tensor, Tensor]:
+def _scaled(whole: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Lab of shape (N, 3, H, W), scaled and parted."""
     lightness = (whole[:, :1] - _L_CENTER) / _L_SCALE
-    return lightness.contiguous(), (whole[:, 1:] / _AB_SCALE).contiguous()
+    ab = whole[:, 1:] / _AB_SCALE
+    return lightness.to(dtype).contiguous(), ab.to(dtype).contiguous()
 
 
-def _reference(frames: Tensor) -> tuple[Tensor, Tensor]:
-    return _scaled(lab.rgb_to_lab(frames.permute(0, 3, 1, 2).float() / 255))
+def _reference(frames: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    return _scaled(lab.rgb_to_lab(frames.permute(0, 3, 1, 2).float() / 255), dtype)
 
 
-def _kornia(frames: Tensor) -> tuple[Tensor, Tensor]:
+def _kornia(frames: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     from kornia.color import rgb_to_lab as convert
 
-    return _scaled(convert(frames.permute(0, 3, 1, 2).float() / 255))
+    return _scaled(convert(frames.permute(0, 3, 1, 2).float() / 255), dtype)
 
 
-def _opencv(frames: Tensor) -> tuple[Tensor, Tensor]:
+def _opencv(frames: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     import cv2
 
     cv2.setNumThreads(torch.get_num_threads())
     found = np.empty(tuple(frames.shape), np.float32)
     for frame, result in zip(frames.numpy(), found, strict=True):
         cv2.cvtColor(frame.astype(np.float32) / 255, cv2.COLOR_RGB2Lab, dst=result)
-    return _scaled(torch.from_numpy(found).permute(0, 3, 1, 2))
+    return _scaled(torch.from_numpy(found).permute(0, 3, 1, 2), dtype)
 
 
-def _skimage(frames: Tensor) -> tuple[Tensor, Tensor]:
+def _skimage(frames: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     from skimage.color import rgb2lab
 
     found = rgb2lab(frames.numpy()).astype(np.float32)
-    return _scaled(torch.from_numpy(found).permute(0, 3, 1, 2))
+    return _scaled(torch.from_numpy(found).permute(0, 3, 1, 2), dtype)

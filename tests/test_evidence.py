@@ -70,6 +70,12 @@ def test_the_gpus_tests_are_found_and_skipped_where_there_is_none(rehearsed: Pat
     assert {line["detail"] for line in found.lines.values()} == {"needs a CUDA device"}
 
 
+def test_the_kernel_was_timed_and_shown(rehearsed: Path) -> None:
+    (found,) = record.read(rehearsed, "kernels")
+    assert [len(case["seconds"]["unet-bench"]) for case in found["cases"]] == [1, 1]
+    assert "| training batch | scikit-image |" in (rehearsed / page.FILE_NAME).read_text()
+
+
 def test_the_budget_was_enforced_and_the_refusal_told(rehearsed: Path) -> None:
     (found,) = record.read(rehearsed, "budget")
     assert found["budget_bytes"] == 2**30

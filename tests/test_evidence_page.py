@@ -8,7 +8,7 @@ import pytest
 
 from bench import spec
 from bench.evidence import outcomes, page, record
-from bench.evidence.parts import Budget, Suite, Sweep
+from bench.evidence.parts import Budget, Kernels, Suite, Sweep
 from bench.evidence.plan import Plan
 from bench.journal import FILE_NAME
 from bench.trial import Status
@@ -66,6 +66,7 @@ def test_what_has_not_begun_is_not_measured(tmp_path: Path) -> None:
     parts = (
         Suite("tests", 1, "gpu", (), ()),
         Budget("budget", 1, ""),
+        Kernels("kernels", 1, 10),
         Sweep("ladder", 1, "ladder", {}, "ladder", ()),
     )
     text = page.render(Plan("own", "cuda", parts), tmp_path)

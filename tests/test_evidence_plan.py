@@ -21,7 +21,8 @@ def test_a_gpus_plan_has_its_parts_the_most_valuable_first_within_eight_minutes(
     plan = load("gpu")
     assert plan.device == "cuda"
     assert [part.name for part in plan.parts] == [
-        *("tests", "budget", "ladder", "largest-batch", "compiled-vs-eager", "slow-tests"),
+        *("tests", "budget", "kernels", "ladder", "largest-batch", "color"),
+        *("compiled-vs-eager", "slow-tests"),
     ]
     assert sum(part.minutes for part in plan.parts) == 8
     marks = [part.mark for part in plan.parts if isinstance(part, Suite)]
@@ -62,7 +63,7 @@ def test_a_rehearsal_has_the_parts_of_a_gpus_plan() -> None:
 
 def test_the_plans_seed_and_the_fastest_climb_from_the_ladders_batch() -> None:
     sweeps = [part for part in load("gpu").parts if isinstance(part, Sweep)]
-    ladder, largest, _ = sweeps
+    ladder, largest, *_ = sweeps
     assert largest.rivals == (ladder,)
     assert values(largest)["batch_size"] == (16, 32, 64, 128)
     assert values(ladder)["batch_size"] == (16,)
@@ -86,13 +87,18 @@ SWEEP = 'kind = "sweep"\nminutes = 1\n'
         ("x = 1", "unknown name 'x': expected one of device, budget, set, part"),
         ("device = 3", "device 3: expected a text"),
         ('budget = "lots"', "memory size 'lots': expected a number and a unit"),
-        ("part = [1]", "part 1: kind '': expected one of tests, budget, sweep"),
+        ("part = [1]", "part 1: kind '': expected one of tests, budget, kernels, sweep"),
         ('[[part]]\nkind = "test"', "part 1: kind 'test': did you mean 'tests'?"),
         ('[[part]]\nkind = "budget"', "part 1: minutes 0: expected a number above 0"),
         ('[[part]]\nkind = "budget"\nminutes = nan', "part 1: minutes nan: expected a number"),
         ('[[part]]\nkind = "budget"\nminutes = true', "part 1: minutes True: expected a number"),
         ('[[part]]\nkind = "budget"\nminutes = "1"', "part 1: minutes '1': expected a number"),
         ('[[part]]\nkind = "budget"\nminutes = 1\nmark = "x"', "part 1: unknown name 'mark'"),
+        (
+            '[[part]]\nkind = "kernels"\nminutes = 1\nrounds = 0',
+            "part 1: rounds 0: expected a whole",
+        ),
+        ('[[part]]\nkind = "kernels"\nminutes = 1\nrounds = 1.5', "rounds 1.5: expected a whole"),
         (
             2 * '[[part]]\nkind = "budget"\nminutes = 1\n',
             "part 2: name 'budget': expected another, there is such a part already",

@@ -1,14 +1,20 @@
 """Ways of the same thing, timed in turn; and the command that does so with the Lab kernel."""
 
 import json
+import os
+import subprocess
+import sys
 import time
 from itertools import groupby
+from pathlib import Path
 
 import pytest
 import torch
 
+from bench import kernel_times
 from bench.side_by_side import LEAST_S, in_turn
 from tests.commands import main
+from tests.harness import REPOSITORY
 
 CPU = torch.device("cpu")
 
@@ -45,24 +51,79 @@ def test_what_is_quick_is_repeated_and_told_for_one_call() -> None:
     assert seconds["quick"][0] < seconds["slow"][0] / 2
 
 
-def test_the_command_holds_the_kernel_against_its_peers(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    code, out, error = main(["kernels", "--device", "cpu", "--rounds", "2", "--json"], capsys)
-    assert code == 0, error
-    lines = json.loads(out)
-    assert {line["case"] for line in lines} == {"training batch", "1080p"}
-    for case in ("training batch", "1080p"):
-        own = {line["by"]: line for line in lines if line["case"] == case}
-        assert {"unet-bench", "reference", "scikit-image", "copy"} <= own.keys()
-        assert own["unet-bench"]["ratio"] == 1
-        assert own["copy"]["copy_percent"] == 100
-        assert own["copy"]["max_error"] is None
-        assert 0 < own["unet-bench"]["max_error"] < 1e-3
-        for line in own.values():
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what the command found, beside a kornia that can do nothing."""
+    folder = tmp_path_factory.mktemp("kernels")
+    (folder / "kornia").mkdir()
+    (folder / "kornia" / "__init__.py").write_text("__version__ = '0.0'\n")
+    (folder / "kornia" / "color.py").write_text("raise RuntimeError('no colours\\ntoday')\n")
+    arguments = ["kernels", "--device=cpu", "--rounds=2", f"--out={folder / 'out'}", "--json"]
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", *arguments],
+        env={**os.environ, "PYTHONPATH": str(folder)},
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    (folder / "out" / "printed.json").write_text(done.stdout)
+    return folder / "out"
+
+
+@pytest.mark.parametrize("case", ["training batch", "1080p"])
+def test_the_command_holds_the_kernel_against_its_peers(case: str, kept: Path) -> None:
+    lines = json.loads((kept / "printed.json").read_text())["table"]
+    own = {line["by"]: line for line in lines if line["case"] == case}
+    assert {"unet-bench", "reference", "scikit-image", "copy", "kornia"} <= own.keys()
+    assert own["unet-bench"]["ratio"] == 1
+    assert own["copy"]["copy_percent"] == 100
+    assert own["copy"]["max_error"] is None
+    assert 0 < own["unet-bench"]["max_error"] < 1e-3
+    for line in own.values():
+        if not line["reason"]:
             assert line["ratio"] * line["mpixel_per_s"] == pytest.approx(
                 own["unet-bench"]["mpixel_per_s"]
             )
+
+
+def test_a_peer_that_fails_is_a_line_that_says_why(kept: Path) -> None:
+    page = kernel_times.page(kernel_times.read(kept))
+    failed = page.frame[page.frame["by"] == "kornia"]
+    assert list(failed["reason"]) == ["no colours"] * 2
+    assert failed["mpixel_per_s"].isna().all()
+    assert "| training batch | kornia | not measured | - | - | - |" in page.to_markdown()
+    assert "training batch, kornia: no colours" in page.notes
+    assert "kornia" not in page.verdict
+
+
+def test_what_was_kept_is_shown_again(kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    printed = json.loads((kept / "printed.json").read_text())
+    code, out, _ = main(["report", str(kept), "--view", "kernels", "--format", "json"], capsys)
+    assert code == 0
+    assert json.loads(out) == printed.pop("table")
+    assert kernel_times.read(kept) == printed
+    assert printed["environment"]["command"].startswith("unet-bench kernels --device=cpu")
+
+
+def test_a_folder_that_holds_such_a_record_is_not_written_again(
+    kept: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, error = main(["kernels", f"--out={kept}"], capsys)
+    assert code == 2
+    assert "it holds a kernels.json already" in error
+
+
+def test_a_folder_without_such_a_record_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for text, expected in ((None, "expected a kernels.json in it"), ("[]", "of schema 1")):
+        if text:
+            (tmp_path / "kernels.json").write_text(text)
+        code, _, error = main(["report", str(tmp_path), "--view", "kernels"], capsys)
+        assert code == 2
+        assert expected in error
 
 
 def test_without_a_compiler_the_reference_is_not_passed_off_as_the_kernel(

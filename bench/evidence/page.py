@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import journal
+from bench import journal, kernel_times
 from bench.budget import format_bytes
 from bench.evidence import record
 from bench.evidence.gather import Outcome
 from bench.evidence.outcomes import Outcomes
-from bench.evidence.parts import Budget, Part, Suite, Sweep
+from bench.evidence.parts import Answer, Budget, Kernels, Part, Suite, Sweep
 from bench.evidence.plan import Plan
 from bench.journal import Row
 from bench.report import tables, views
@@ -71,10 +71,15 @@ Found = tuple[str, list[str]]
 def _found(part: Part, folder: Path, rows: Sequence[Row]) -> Found:
     if isinstance(part, Suite):
         return _tests(Outcomes.read(folder, part.name))
-    if isinstance(part, Budget):
-        found = record.read(folder, "budget")
-        return _budget(found[-1], part.faults(folder)) if found else (NOT_MEASURED, [])
-    return _sweep(part, folder, rows) if isinstance(part, Sweep) else (NOT_MEASURED, [])
+    if isinstance(part, Sweep):
+        return _sweep(part, folder, rows)
+    found = part.found(folder) if isinstance(part, Answer) else None
+    if found and isinstance(part, Budget):
+        return _budget(found, part.faults(folder))
+    if found and isinstance(part, Kernels):
+        page = kernel_times.page(found)
+        return page.verdict, [page.to_markdown().strip()]
+    return NOT_MEASURED, []
 
 
 def _sweep(part: Sweep, folder: Path, rows: Sequence[Row]) -> Found:

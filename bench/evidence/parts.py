@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from bench import journal, spec
 from bench.environment import ROOT
@@ -116,7 +116,32 @@ class Suite(Part):
 
 
 @dataclass(frozen=True)
-class Budget(Part):
+class Answer(Part):
+    """A program whose one line of JSON is what it found, kept as a line of the record."""
+
+    kind: ClassVar[str]
+    """Of that line."""
+
+    def left(self, folder: Path) -> int | None:
+        """See `Part`."""
+        return 0 if self.found(folder) else None
+
+    def found(self, folder: Path) -> record.Line | None:
+        """The line; `None` if there is none yet."""
+        return next(reversed(record.read(folder, self.kind)), None)
+
+    def news(self, line: str) -> str | None:
+        """See `Part`."""
+        return None if line.startswith("{") else line
+
+    def keep(self, folder: Path, ended: Ended) -> None:
+        """See `Part`."""
+        if ended.answer:
+            record.append(folder, self.kind, **{**json.loads(ended.answer), "part": self.name})
+
+
+@dataclass(frozen=True)
+class Budget(Answer):
     """The audit of the memory budget.
 
     Attributes:
@@ -124,6 +149,7 @@ class Budget(Part):
     """
 
     budget: str
+    kind = "budget"
 
     def command(self, folder: Path, machine: record.Line, limit_s: float) -> list[str]:  # noqa: ARG002
         """See `Part`."""
@@ -133,10 +159,6 @@ class Budget(Part):
             *(found["gpu_uuid"] or "", str(machine["free_bytes"]), self.budget),
         ]
 
-    def left(self, folder: Path) -> int | None:
-        """See `Part`."""
-        return 0 if record.read(folder, "budget") else None
-
     def faults(self, folder: Path) -> list[str]:
         """See `Part`."""
         wrong = {
@@ -144,17 +166,28 @@ class Budget(Part):
             "recognized": "the refusal is not recognized as out of memory",
             "recovered": "the process cannot go on after the refusal",
         }
-        found = record.read(folder, "budget")[-1:]
-        return [words for line in found for name, words in wrong.items() if not line[name]]
+        found = self.found(folder)
+        return [words for name, words in wrong.items() if found and not found[name]]
 
-    def news(self, line: str) -> str | None:
-        """See `Part`."""
-        return None if line.startswith("{") else line
 
-    def keep(self, folder: Path, ended: Ended) -> None:
+@dataclass(frozen=True)
+class Kernels(Answer):
+    """The Lab kernel beside what others offer.
+
+    Attributes:
+        rounds: Of each, in turn.
+    """
+
+    rounds: int
+    kind = "kernels"
+
+    def command(self, folder: Path, machine: record.Line, limit_s: float) -> list[str]:  # noqa: ARG002
         """See `Part`."""
-        if ended.answer:
-            record.append(folder, "budget", part=self.name, **json.loads(ended.answer))
+        device = machine["environment"]["device"]
+        return [
+            *(sys.executable, "-P", "-m", "bench", "kernels", "--json"),
+            *(f"--device={device}", f"--rounds={self.rounds}"),
+        ]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 from bench import spec
 from bench.budget import parse_bytes
 from bench.environment import ROOT
-from bench.evidence.parts import Budget, Part, Suite, Sweep
+from bench.evidence.parts import Budget, Kernels, Part, Suite, Sweep
 from bench.report.views import VIEWS
 
 PLANS = Path(__file__).parent / "plans"
@@ -16,6 +16,7 @@ PLANS = Path(__file__).parent / "plans"
 _NUMBER = int | float
 _WORDS = {
     str: "a text",
+    int: "a whole number",
     dict: "a table",
     list: "a list",
     bool: "true or false",
@@ -26,6 +27,7 @@ _PART = {"kind": str, "name": str, "minutes": _NUMBER}
 _KINDS: Mapping[str, Mapping[str, Any]] = {
     "tests": {"mark": str, "paths": list, "last": list},
     "budget": {},
+    "kernels": {"rounds": int},
     "sweep": {"preset": str, "set": dict, "view": str, "fastest": bool},
 }
 
@@ -102,6 +104,11 @@ def _part(part: Any, common: Mapping[str, list[str]], budget: str, earlier: Sequ
         raise ValueError(f"minutes {minutes!r}: expected a number above 0")
     if kind == "budget":
         return Budget(name, minutes, budget)
+    if kind == "kernels":
+        rounds = part.get("rounds", 10)
+        if rounds < 1:
+            raise ValueError(f"rounds {rounds}: expected a whole number from 1 on")
+        return Kernels(name, minutes, rounds)
     if kind == "tests":
         paths = tuple(map(str, part.get("paths", [ROOT / "tests"])))
         for path in paths:

@@ -7,17 +7,26 @@ from typing import Any
 import pandas as pd
 
 from bench.report import Record
+from bench.report.cells import records
 from bench.report.page import Column, IntervalColumn, Page, SpreadColumn, shown
 from bench.stats import estimate, paired_logs
+
+_NEEDS = ("mpixel_per_s",)
 
 _COLUMNS = (
     Column("mpixel_per_s", "Mpixel/s", "{:.1f}".format),
     SpreadColumn("mpixel_per_s", "±%", "{:.1f}".format),
-    Column("ratio", "ours /\nthis", "{:.2f}x".format),
+    Column("ratio", "ours /\nthis", "{:.2f}x".format, needs=_NEEDS),
     IntervalColumn("ratio", "interval", "{:.2f}".format),
     Column("max_error", "max error", "{:.2g}".format, absent="-"),
-    Column("copy_percent", "% of a\ncopy", "{:.1f}".format),
+    Column("copy_percent", "% of a\ncopy", "{:.1f}".format, needs=_NEEDS),
 )
+
+
+_FIGURES = [
+    *("case", "by", "mpixel_per_s", "mpixel_per_s_low", "mpixel_per_s_high"),
+    *("ratio", "ratio_low", "ratio_high", "max_error", "copy_percent", "reason"),
+]
 
 
 def side_by_side(cases: Sequence[dict[str, Any]], machine: str) -> Page:
@@ -29,7 +38,13 @@ def side_by_side(cases: Sequence[dict[str, Any]], machine: str) -> Page:
         machine: It, in words.
     """
     ours, *_, copy = cases[0]["seconds"]
-    lines = [_line(case, way, ours, copy) for case in cases for way in case["seconds"]]
+    found = []
+    for case in cases:
+        failed = [{"by": way, "reason": why} for way, why in case["failed"].items()]
+        told = [_line(case, way, ours, copy) for way in case["seconds"]] + failed
+        found += [{"case": case["name"], **line} for line in told]
+    frame = pd.DataFrame(found, columns=_FIGURES)
+    lines = records(frame)
     columns = shown(_COLUMNS, lines)
     texts = {
         "case": [str(line["case"]) for line in lines],
@@ -38,7 +53,7 @@ def side_by_side(cases: Sequence[dict[str, Any]], machine: str) -> Page:
     }
     rounds, threads = len(cases[0]["seconds"][ours]), cases[0]["threads"]
     return Page(
-        pd.DataFrame(lines),
+        frame,
         texts,
         [line["by"] == ours for line in lines],
         ["interval", "±%"],
@@ -47,6 +62,7 @@ def side_by_side(cases: Sequence[dict[str, Any]], machine: str) -> Page:
             f"Measured on {machine}, {rounds} rounds in turn, {threads} threads.",
             str(cases[0]["note"]),
             "% of a copy: of the rate at which as many bytes are copied.",
+            *(f"{line['case']}, {line['by']}: {line['reason']}" for line in lines if _failed(line)),
         ],
     )
 
@@ -57,7 +73,6 @@ def _line(case: dict[str, Any], way: str, ours: str, copy: str) -> Record:
     ratio = estimate(paired_logs(seconds[way], seconds[ours]))
     share = estimate(paired_logs(seconds[copy], seconds[way]))
     return {
-        "case": case["name"],
         "by": way,
         "mpixel_per_s": rate.value,
         "mpixel_per_s_low": rate.low,
@@ -72,5 +87,9 @@ def _line(case: dict[str, Any], way: str, ours: str, copy: str) -> Record:
 
 def _sentence(case: str, lines: list[Record], ours: str, copy: str) -> str:
     peers = [line for line in lines if line["case"] == case and line["by"] not in (ours, copy)]
-    told = ", ".join(f"{line['ratio']:.1f}x {line['by']}" for line in peers)
+    told = ", ".join(f"{line['ratio']:.1f}x {line['by']}" for line in peers if not _failed(line))
     return f"{case}: {told}."
+
+
+def _failed(line: Record) -> bool:
+    return bool(pd.notna(line["reason"]))

@@ -1,6 +1,6 @@
 """The cases of `unet-bench kernels`, one by one:
 
-pytest tests/benchmarks/test_lab_bench.py --benchmark-enable --benchmark-group-by=param:shape
+pytest tests/benchmarks/test_lab_bench.py --benchmark-enable --benchmark-group-by=param:name
 """
 
 from collections.abc import Callable
@@ -9,18 +9,37 @@ from typing import Any
 import pytest
 import torch
 
-from kernels.peers import SHAPES, contenders
+from kernels.peers import contenders, work
 
-CPU = torch.device("cpu")
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
 @pytest.mark.parametrize("way", contenders(CPU))
-@pytest.mark.parametrize("shape", SHAPES)
-def test_uint8_frames_to_lab(shape: str, way: str, benchmark: Callable[..., Any]) -> None:
-    frames = torch.randint(256, (*SHAPES[shape], 3), dtype=torch.uint8)
-    convert = contenders(CPU)[way]
-    convert(frames)  # which may compile
-    lightness, ab = benchmark(convert, frames)
-    count, height, width = SHAPES[shape]
+@pytest.mark.parametrize("name", work(CPU))
+def test_uint8_frames_to_lab(name: str, way: str, benchmark: Callable[..., Any]) -> None:
+    _check(CPU, name, way, benchmark)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("way", contenders(CUDA))
+@pytest.mark.parametrize("name", work(CUDA))
+def test_uint8_frames_to_lab_on_a_gpu(name: str, way: str, benchmark: Callable[..., Any]) -> None:
+    _check(CUDA, name, way, benchmark)
+
+
+def _check(device: torch.device, name: str, way: str, benchmark: Callable[..., Any]) -> None:
+    asked = work(device)[name]
+    frames, convert = asked.frames(device), contenders(device, asked.dtype)[way]
+
+    def call() -> tuple[torch.Tensor, torch.Tensor]:
+        found = convert(frames)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return found
+
+    call()  # which may compile
+    lightness, ab = benchmark(call)
+    count, height, width = asked.shape
     assert lightness.shape == (count, 1, height, width)
     assert ab.shape == (count, 2, height, width)
+    assert lightness.dtype == ab.dtype == asked.dtype
