@@ -98,7 +98,7 @@ SWEEP = 'kind = "sweep"\nminutes = 1\n'
             '[[part]]\nkind = "kernels"\nminutes = 1\nrounds = 0',
             "part 1: rounds 0: expected a whole",
         ),
-        ('[[part]]\nkind = "kernels"\nminutes = 1\nrounds = 1.5', "rounds 1.5: expected a whole"),
+        ('[[part]]\nkind = "kernels"\nminutes = 1\nrounds = 1.5', "part 1: rounds 1.5: expected a"),
         (
             2 * '[[part]]\nkind = "budget"\nminutes = 1\n',
             "part 2: name 'budget': expected another, there is such a part already",

@@ -26,7 +26,7 @@ from tests.harness import Recorder, toy_plan, write_toml
 def test_the_default_preset_is_the_one_for_this_machine(
     gpu: bool, words: Sequence[str], preset: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bench.cli.has_gpu", lambda: gpu)
+    monkeypatch.setattr("bench.commands.measuring.has_gpu", lambda: gpu)
     assert plan_of(words, monkeypatch).spec.name == preset
 
 
@@ -34,7 +34,7 @@ def test_the_default_preset_is_the_one_for_this_machine(
 def test_plan_and_sweep_have_the_same_default(
     gpu: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("bench.cli.has_gpu", lambda: gpu)
+    monkeypatch.setattr("bench.commands.measuring.has_gpu", lambda: gpu)
     preset = plan_of(["sweep"], monkeypatch).spec.name
     assert main(["plan"], capsys) == main(["plan", preset], capsys)
 

@@ -1,0 +1,59 @@
+"""The command `plan`."""
+
+import json
+import sys
+from argparse import Namespace
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from bench import journal, planning, spec, sweep
+from bench.budget import DEFAULT_BUDGET_BYTES
+from bench.commands.measuring import load
+from bench.environment import has_gpu
+from bench.output import Output, print_line, print_page
+from bench.predict import Prediction, Predictor, experiment
+from bench.runner import Runner
+from bench.trial import Trial
+
+
+def run(options: Namespace) -> int:
+    """Lists every cell of a sweep and runs nothing."""
+    asked = load(options)
+    rows = journal.read_if_any(Path(options.out)) if options.out else []
+    if rows:
+        trials = asked.trials_like(rows[0].trial)
+        journal.check_same_question(rows[0].trial, trials[0], options.out)
+    else:
+        trials = asked.trials(asked.one("device"), asked.budget_bytes or DEFAULT_BUDGET_BYTES)
+    console = Output(stderr=options.json)
+    predictions = (
+        _predictions(asked, trials, partial(print_line, console)) if options.predict else {}
+    )
+    if options.json:
+        for trial in trials:
+            told = {"key": trial.key, **trial.to_json()}
+            if prediction := predictions.get(experiment(trial)):
+                told["predicted"] = prediction.to_json(trial.batch_size)
+            sys.stdout.write(json.dumps(told) + "\n")
+        return 0
+    for line in planning.lines(asked, trials, rows, options.out):
+        print_line(console, line)
+    if predictions:
+        from bench.report.predicted import predicted
+
+        print_page(console, predicted(trials, predictions))
+    return 0
+
+
+def _predictions(
+    asked: spec.SweepSpec, trials: list[Trial], note: Callable[[str], None]
+) -> dict[str, Prediction]:
+    device = trials[0].device
+    if device == "auto":
+        device = "cuda" if has_gpu() else "cpu"
+    with Runner(asked.workload.task, sweep.DEFAULT_TIMEOUT_S) as runner:
+        if device == "cpu" or has_gpu():
+            for name, reason in sweep.unsupported(asked, runner, device).items():
+                note(f"{name} cannot run here: {reason}.")
+        return Predictor(runner, asked.workload, device).of_trials(trials, note)

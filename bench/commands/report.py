@@ -1,0 +1,28 @@
+"""The command `report`."""
+
+from argparse import Namespace
+
+from bench import arguments, journal, kernel_times, search
+from bench.commands.max_batch import max_batch_page
+from bench.commands.measuring import table_page
+from bench.output import write_page
+
+
+def run(options: Namespace) -> int:
+    """Prints the table of a folder."""
+    style = arguments.style(options)
+    lengths = {name: arguments.run_length(options, name) for name in ("images", "epochs")}
+    if options.view == kernel_times.VIEW:
+        write_page(kernel_times.page(kernel_times.read(options.folder)), style)
+        return 0
+    page = table_page(journal.read(options.folder), options.folder)
+    if options.view == search.VIEW:
+        page = max_batch_page(page, options.folder)
+    elif options.view is not None:
+        from bench.report import views
+
+        page = views.page(page.frame, options.view, **lengths)
+    elif any(length is not None for length in lengths.values()):
+        raise ValueError("--images and --epochs: expected with --view compiled-vs-eager")
+    write_page(page, style)
+    return 0
