@@ -13,7 +13,7 @@ from bench.report.contrast import MARKS
 NOT_MEASURED = "not measured"
 NOT_READABLE = "not readable"
 
-_LEFT = ("variant", "mode", "precision", "change", "status")
+_LEFT = ("variant", "mode", "precision", "change", "case", "by", "status")
 _GAP = 2
 """Characters between two columns in a terminal."""
 
