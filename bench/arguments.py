@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from bench import spec, sweep
+from bench import kernel_times, search, spec, sweep
 from bench.search import Limits
 from bench.trial import Status
 
@@ -24,6 +24,12 @@ DEFAULT_PLAN = "gpu"
 _WEEK_S = 7 * 24 * 3600.0
 
 FORMATS = ("table", "md", "csv", "json")
+
+VIEWS = (
+    *("compiled-vs-eager", "amp", "ladder", "largest-batch", "memory"),  # see bench.report.views
+    search.VIEW,
+    kernel_times.VIEW,
+)
 
 GATES = {
     "fail-if-slower": "has so many fewer images/s",
@@ -128,7 +134,7 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
     command.add_argument(
         "--view",
         metavar="NAME",
-        help="compiled-vs-eager, amp, ladder, largest-batch, memory, max-batch or kernels",
+        help=", ".join(VIEWS),
     )
     for unit, words in (("images", "training images"), ("epochs", "passes over the training set")):
         command.add_argument(

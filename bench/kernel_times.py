@@ -1,6 +1,7 @@
 """What the command `kernels` measures, and the file that keeps it."""
 
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,8 @@ FILE_NAME = "kernels.json"
 VIEW = "kernels"
 SCHEMA = 1
 
+MOST_ROUNDS = 1000
+
 Record = dict[str, Any]
 """`schema`, `at` (ISO 8601, UTC), `environment` (as in the journal) and `cases`, as
 `bench.side_by_side` sends them."""
@@ -24,7 +27,16 @@ Record = dict[str, Any]
 _CASES = "kernels.peers:cases"
 
 
-def measure(task: str, device: str, rounds: int, command: list[str]) -> Record:
+def check_rounds(name: str, rounds: int) -> int:
+    """Raises `ValueError` for so many rounds that nobody would wait for them."""
+    if not 1 <= rounds <= MOST_ROUNDS:
+        raise ValueError(f"{name} {rounds}: expected a whole number from 1 to {MOST_ROUNDS}")
+    return rounds
+
+
+def measure(
+    task: str, device: str, rounds: int, command: list[str], note: Callable[[str], None]
+) -> Record:
     """Times the Lab kernel beside what others offer, in a process of its own.
 
     Args:
@@ -32,35 +44,51 @@ def measure(task: str, device: str, rounds: int, command: list[str]) -> Record:
         device: As on the command line.
         rounds: Of each way, in turn.
         command: The command line that asked for this.
+        note: Is told what the user should know of the device.
 
     Raises:
         ValueError: The device is not there, or the kernel cannot be had on it.
     """
     at = datetime.now(UTC).isoformat(timespec="seconds")
     with Runner(task, DEFAULT_TIMEOUT_S) as runner:
-        found = runner.ask("bench.worker:probe", {"device": device})["environment"]
-        request = {"cases": _CASES, "device": found["device"], "rounds": rounds}
+        found = runner.probe(device)
+        if found.note:
+            note(found.note)
+        request = {"cases": _CASES, "device": found.device, "rounds": rounds}
         cases = runner.ask("bench.side_by_side:measure", request)["cases"]
     return {
         "schema": SCHEMA,
         "at": at,
-        "environment": describe_host(command) | found,
+        "environment": describe_host(command) | found.environment,
         "cases": cases,
     }
 
 
-def check_free(folder: Path) -> None:
-    """Raises `ValueError` if a folder holds a record already, which would be lost."""
+def make_room(folder: Path) -> None:
+    """Makes a folder where a record can be written.
+
+    Raises:
+        ValueError: It cannot be made or written, or holds a record already, which would be lost.
+    """
     if (folder / FILE_NAME).exists():
         raise ValueError(f"--out {folder}: it holds a {FILE_NAME} already; expected another folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _new(folder).touch()
+        _new(folder).unlink()
+    except OSError as error:
+        raise ValueError(f"--out {folder}: {error.strerror}") from None
 
 
 def write(folder: Path, record: Record) -> Path:
-    """Keeps a record in a folder, which is made when needed; tells the file."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / FILE_NAME
-    path.write_text(json.dumps(record) + "\n")
-    return path
+    """Keeps a record in a folder, whole or not at all; tells the file."""
+    new, path = _new(folder), folder / FILE_NAME
+    new.write_text(json.dumps(record) + "\n")
+    return new.replace(path)
+
+
+def _new(folder: Path) -> Path:
+    return folder / f"{FILE_NAME}.new"
 
 
 def read(folder: Path) -> Record:
@@ -83,8 +111,21 @@ def read(folder: Path) -> Record:
     return found
 
 
-def page(record: Record) -> "Page":
-    """The table of a record."""
+def page(record: Record, where: str) -> "Page":
+    """The table of a record.
+
+    Args:
+        record: See `Record`.
+        where: It is kept, for the message.
+
+    Raises:
+        ValueError: Something is missing in it.
+    """
     from bench.report.side_by_side import side_by_side  # pandas: not before it is needed
 
-    return side_by_side(record["cases"], machine(record["environment"]))
+    try:
+        return side_by_side(record["cases"], machine(record["environment"]))
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"{where}: expected it as `kernels` writes it: {type(error).__name__} {error}"
+        ) from None

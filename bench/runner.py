@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any, Protocol
+from typing import IO, Any, NamedTuple, Protocol
 
 from bench.budget import says_out_of_memory
 from bench.environment import cpus_allowed
@@ -89,6 +89,22 @@ class EventReader:
             yield json.loads(line)
 
 
+class Probe(NamedTuple):
+    """What a device is.
+
+    Attributes:
+        device: `cpu` or `cuda:N`.
+        environment: What rows record of it.
+        note: What is worth telling; `None` if there is nothing.
+        free_bytes: What is free there.
+    """
+
+    device: str
+    environment: dict[str, Any]
+    note: str | None
+    free_bytes: int
+
+
 class Runner:
     """Runs trials one after the other, each in a fresh process.
 
@@ -129,8 +145,7 @@ class Runner:
         try:
             server = self._running_server()
             with tempfile.TemporaryFile() as log, self._fork(entry, request, log) as child:
-                child.exit_code = server.reply()["exit_code"]
-                answer = next(EventReader(child.events).read(), None)
+                answer = self._answer(server, child)
                 if answer is None:
                     raise ValueError(f"the trial's process does not start: {child.log_tail()}")
         except ServerGoneError as error:
@@ -139,6 +154,35 @@ class Runner:
         if "error" in answer:
             raise ValueError(answer["error"])
         return answer
+
+    def probe(self, device: str) -> Probe:
+        """Looks at a device; see `bench.environment.describe_device`.
+
+        Raises:
+            ValueError: It is not there.
+        """
+        found = dict(self.ask("bench.worker:probe", {"device": device})["environment"])
+        told = {name: found.pop(name) for name in ("device", "note", "free_bytes")}
+        return Probe(environment=found, **told)
+
+    @staticmethod
+    def _answer(server: ForkServer, child: Child) -> dict[str, Any] | None:
+        """The first event of a child that ends; it is read as it comes, however long it is."""
+        reader, found = EventReader(child.events), list[dict[str, Any]]()
+        events_fd, server_fd = child.events.fileno(), server.socket.fileno()
+        poll = select.poll()
+        for fd in (events_fd, server_fd):
+            poll.register(fd, select.POLLIN)
+        while child.exit_code is None:
+            ready = {fd for fd, _ in poll.poll()}
+            if events_fd in ready:
+                found += reader.read()
+                if reader.ended:
+                    poll.unregister(events_fd)
+            if server_fd in ready:
+                child.exit_code = int(server.reply()["exit_code"])
+        found += reader.read()
+        return next(iter(found), None)
 
     def run(
         self,

@@ -1,12 +1,13 @@
 """What does the same in several ways, timed in turn: in a child process, which has torch."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import IO, Any
 
 import torch
 
-from bench.worker import Events
+from bench.worker import Events, one_line
 from bench.workload import load_object
 
 LEAST_S = 0.05
@@ -21,33 +22,74 @@ def measure(request: dict[str, Any], pipe: IO[bytes]) -> None:
     Args:
         request: `cases` (as `module:attribute` of what gives those of a device; see
             `kernels.peers.Case` for what one has), `device` and `rounds`.
-        pipe: Gets `{"cases": ...}`: of each its `name`, what else it tells, and the `seconds` of
-            its calls by name, one for each round; or `{"error": ...}`.
+        pipe: Gets `{"cases": ...}`, of each `name`, `pixels`, `note` (what a reader must know),
+            `threads`, and by the name of a way `seconds` (of its calls, one for each round),
+            `errors` (how far off its result is) and `failed` (why it has none); or
+            `{"error": ...}`.
     """
-    device, found = torch.device(request["device"]), []
+    device = torch.device(request["device"])
     try:
         cases = load_object(request["cases"])(device)
+        found = [_measured(case, request["rounds"], device) for case in cases]
     except ValueError as error:
         Events(pipe).send({"error": str(error)})
-        return
-    for case in cases:
-        seconds = in_turn(case.calls, request["rounds"], device)
-        found.append({"name": case.name, **case.told, "seconds": seconds})
-    Events(pipe).send({"cases": found})
+    else:
+        Events(pipe).send({"cases": found})
 
 
-def in_turn(calls: Mapping[str, Call], rounds: int, device: torch.device) -> dict[str, list[float]]:
+def _measured(case: Any, rounds: int, device: torch.device) -> dict[str, Any]:
+    """One case. A way that fails ends nothing; without ours, and the copy, there is no case.
+
+    Raises:
+        ValueError: One of these has failed.
+    """
+    ours, *_, copy = case.calls
+    failed: dict[str, str] = {}
+    errors: dict[str, float] = {}
+    with _told(failed, copy):
+        case.calls[copy]()
+    for way, call in case.calls.items():
+        if way != copy:
+            with _told(failed, way):
+                errors[way] = case.error(call())
+    good = {way: call for way, call in case.calls.items() if way not in failed}
+    seconds = in_turn(good, rounds, device, failed)
+    for way in (ours, copy):
+        if way in failed:
+            raise ValueError(f"{case.name}, {way}: {failed[way]}")
+    told = {"name": case.name, "pixels": case.pixels, "note": case.note(list(seconds))}
+    told |= {"threads": torch.get_num_threads(), "seconds": seconds}
+    return told | {"errors": {way: errors.get(way) for way in seconds}, "failed": failed}
+
+
+@contextmanager
+def _told(failed: dict[str, str], name: str) -> Iterator[None]:
+    """Makes a line of whatever happens."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 (others' code may fail in any way)
+        failed[name] = one_line(error)
+
+
+def in_turn(
+    calls: Mapping[str, Call], rounds: int, device: torch.device, failed: dict[str, str]
+) -> dict[str, list[float]]:
     """Seconds that each call takes, one for each round.
 
     In a round each is measured once, so that a drift of the machine meets all alike; every second
-    round runs backwards.
+    round runs backwards. What fails is put into `failed`, with the reason, and left out.
     """
-    repeats = {name: _repeats(call, device) for name, call in calls.items()}
+    repeats: dict[str, int] = {}
     seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for name, call in calls.items():
+        with _told(failed, name):
+            repeats[name] = _repeats(call, device)
     for number in range(rounds):
         for name in list(calls)[:: -1 if number % 2 else 1]:
-            seconds[name].append(_seconds(calls[name], repeats[name], device))
-    return seconds
+            if name not in failed:
+                with _told(failed, name):
+                    seconds[name].append(_seconds(calls[name], repeats[name], device))
+    return {name: values for name, values in seconds.items() if name not in failed}
 
 
 def _repeats(call: Call, device: torch.device) -> int:

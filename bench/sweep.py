@@ -212,11 +212,11 @@ def situate(
         The environment, `device` in it, and the budget in bytes.
     """
     environment = describe_host(list(plan.command))
-    found = runner.ask("bench.worker:probe", {"device": plan.spec.one("device")})["environment"]
-    free_bytes = found.pop("free_bytes")
-    if note := found.pop("note"):
-        observer.note(note)
-    environment |= found
+    found = runner.probe(plan.spec.one("device"))
+    free_bytes = found.free_bytes
+    if found.note:
+        observer.note(found.note)
+    environment |= found.environment | {"device": found.device}
     environment["noise"] = noise.read(environment)
     gpu_uuid, place = environment["gpu_uuid"], environment["device"]
     if gpu_uuid:  # asked from here, where no CUDA context takes its share

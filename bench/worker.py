@@ -213,7 +213,7 @@ def _attempt(
         budget.lift()  # first of all, so that what follows has memory to work with
         oom = memory_budget.is_out_of_memory(error)
         result.status = Status.OOM if oom else Status.CRASH
-        result.reason = _one_line(error)
+        result.reason = one_line(error)
         result.detail = _traceback()
 
 
@@ -403,7 +403,8 @@ def _traceback() -> str:
     return text
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """What an exception says, in a line."""
     error = getattr(error, "inner_exception", error)  # torch.compile's own says nothing
     lines = str(error).strip().splitlines() or [""]
     # A compiler's own words come late, and tell more than "C++ compile error".

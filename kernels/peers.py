@@ -6,8 +6,9 @@ order of channels.
 """
 
 import importlib.util
+import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -76,15 +77,18 @@ class Case:
 
     Attributes:
         name: Of what is converted.
-        calls: By name, ours first; `COPY` moves as many bytes, and does nothing else.
-        told: `pixels`, `threads`; `errors`: how far each is off a float64 reference at the most, in
-            Lab units before scaling; `failed`: why a peer cannot do it, by its name; and `note`,
-            what a reader must know.
+        calls: By name, ours first; the last one, `COPY`, moves as many bytes and does nothing else.
+        error: How far a way's result is off a float64 reference at the most, in Lab units before
+            scaling; raises `ValueError` if that is no number.
+        note: What a reader must know, given the ways that were measured.
+        pixels: How many are converted.
     """
 
     name: str
-    calls: Mapping[str, Callable[[], object]]
-    told: Mapping[str, Any]
+    calls: Mapping[str, Callable[[], Any]]
+    error: Callable[[Any], float]
+    note: Callable[[Collection[str]], str]
+    pixels: int
 
 
 def cases(device: torch.device) -> list[Case]:
@@ -95,53 +99,47 @@ def cases(device: torch.device) -> list[Case]:
     """
     if kernel_on(device) == "reference":
         raise ValueError("the Lab kernel of a CPU needs a C++ compiler, which CXX may name, or g++")
-    return [_case(name, found, device) for name, found in work(device).items()]
+    return [case(name, found, device) for name, found in work(device).items()]
 
 
-def _case(name: str, asked: Work, device: torch.device) -> Case:
+def case(name: str, asked: Work, device: torch.device) -> Case:
+    """Some work, by all who can do it on a device."""
     frames = asked.frames(device)
-    errors, failed = {}, {}
-    calls: dict[str, Callable[[], object]] = {}
-    for way, convert in contenders(device, asked.dtype).items():
-        try:
-            errors[way] = _error(convert(frames), frames)
-        except Exception as error:  # a peer may fail in any way, and ends nothing
-            if way == OURS:
-                raise
-            failed[way] = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        else:
-            calls[way] = partial(convert, frames)
     pixels = frames.numel() // 3
     source = torch.zeros(asked.pixel_bytes * pixels // 2, dtype=torch.uint8, device=device)
-    calls[COPY] = partial(torch.empty_like(source).copy_, source)  # into memory that is there
-    told = {
-        "pixels": pixels,
-        "threads": torch.get_num_threads(),
-        "errors": errors,
-        "failed": failed,
-        "note": _note(),
+    calls: dict[str, Callable[[], Any]] = {
+        way: partial(convert, frames) for way, convert in contenders(device, asked.dtype).items()
     }
-    return Case(name, calls, told)
+    calls[COPY] = partial(torch.empty_like(source).copy_, source)  # into memory that is there
+    return Case(name, calls, partial(_error, frames), _note, pixels)
 
 
-def _note() -> str:
-    used = {name: sys.modules[module] for module, name in _PEERS.items() if module in sys.modules}
-    beside = [f"{name} {module.__version__}" for name, module in used.items()]
-    return (
-        "uint8 RGB to scaled L and ab, in fp32 unless said; scikit-image does it in one thread. "
-        "Max error: in Lab units before scaling, against float64. "
-        f"Beside {', '.join(beside) or 'no peer, as none is installed'}."
-    )
-
-
-def _error(results: tuple[Tensor, Tensor], frames: Tensor) -> float:
+def _error(frames: Tensor, results: tuple[Tensor, Tensor]) -> float:
     """Frame by frame: float64 takes much memory."""
     errors = []
     for frame, lightness, ab in zip(frames, *results, strict=True):
         truth = lab.rgb_to_lab(frame.permute(2, 0, 1)[None].double() / 255)[0]
         found = torch.cat((lightness.double() * _L_SCALE + _L_CENTER, ab.double() * _AB_SCALE))
         errors.append((found - truth).abs().max())
-    return float(torch.stack(errors).max())
+    worst = float(torch.stack(errors).max())
+    if not math.isfinite(worst):
+        raise ValueError(f"a result is off by {worst}")
+    return worst
+
+
+def _note(ways: Collection[str]) -> str:
+    text = (
+        "uint8 RGB to scaled L and ab, in fp32 unless said. Max error: in Lab units before "
+        "scaling, against float64."
+    )
+    versions = [
+        f"{name} {getattr(sys.modules.get(module), '__version__', 'of unknown version')}"
+        for module, name in _PEERS.items()
+        if any(way.startswith(name) for way in ways)
+    ]
+    if versions:
+        text += f" Beside {', '.join(versions)}."
+    return f"{text} scikit-image does it in one thread." if "scikit-image" in ways else text
 
 
 def contenders(device: torch.device, dtype: torch.dtype = torch.float32) -> dict[str, Convert]:

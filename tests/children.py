@@ -54,6 +54,10 @@ def write(request: dict[str, Any], pipe: IO[bytes]) -> None:
     os.write(1, b"x" * request.get("bytes", 0) + b" end")
 
 
+def answer_at_length(request: dict[str, Any], pipe: IO[bytes]) -> None:
+    send(pipe, text="x" * request["bytes"])
+
+
 def send_large(request: dict[str, Any], pipe: IO[bytes]) -> None:
     for number in range(3):
         send(pipe, number=number, text="x" * request["bytes"])

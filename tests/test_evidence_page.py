@@ -62,6 +62,16 @@ def test_the_budget_in_words(changes: dict[str, Any], expected: str, tmp_path: P
     assert "| context_bytes | 536870912 (512 MiB) |" in section
 
 
+def test_two_parts_of_one_kind_have_an_answer_each(tmp_path: Path) -> None:
+    first, second = Budget("budget", 1, ""), Budget("again", 1, "")
+    record.append(tmp_path, "budget", part="budget", **audited(refused=False))
+    assert (first.left(tmp_path), second.left(tmp_path)) == (0, None)
+    record.append(tmp_path, "budget", part="again", **audited())
+    assert second.left(tmp_path) == 0
+    assert first.faults(tmp_path)
+    assert not second.faults(tmp_path)
+
+
 def test_what_has_not_begun_is_not_measured(tmp_path: Path) -> None:
     parts = (
         Suite("tests", 1, "gpu", (), ()),

@@ -244,6 +244,11 @@ def test_a_server_that_is_killed_between_two_trials_costs_one_of_them(runner: Ru
     assert run(runner, "none").status is Status.OK
 
 
+def test_an_answer_may_be_longer_than_a_pipe_holds(runner: Runner) -> None:
+    answer = runner.ask("tests.children:answer_at_length", {"bytes": 2**20})
+    assert len(answer["text"]) == 2**20
+
+
 def test_a_question_to_a_server_that_is_gone_is_refused_in_one_line(runner: Runner) -> None:
     runner.ask("bench.worker:probe", {"device": "cpu"})
     kill_server()

@@ -49,7 +49,7 @@ def differences(first: Mapping[str, str], second: Mapping[str, str]) -> set[str]
 
 def test_the_presets_are_these() -> None:
     assert spec.preset_names() == [
-        *("compiled-vs-eager", "gate", "gpu-8gb", "grid", "ladder", "max-batch"),
+        *("color", "compiled-vs-eager", "gate", "gpu-8gb", "grid", "ladder", "max-batch"),
         *("noise", "noise-gpu", "quick"),
     ]
 
@@ -115,10 +115,17 @@ def test_gpu_8gb_is_a_full_sized_network_that_ends_in_time() -> None:
     ]
 
 
+def test_color_tries_every_way_on_what_is_otherwise_the_same_from_the_common_one_on() -> None:
+    for _, group in itertools.groupby(load("color").variants, lambda axes: axes | {"color": ""}):
+        ways = [axes["color"] for axes in group]
+        assert ways == ["loader-lab", "torch-lab", "fused-lab"]
+
+
 @pytest.mark.parametrize("preset", spec.preset_names())
 def test_a_preset_is_real_training(preset: str) -> None:
     for trial in trials(load(preset)):
-        assert int(trial.settings["width"]) >= 16
+        # What color costs is seen beside a light network.
+        assert int(trial.settings["width"]) >= (4 if preset == "color" else 16)
         assert int(trial.settings["image_size"]) >= 64
         whole_batches = trial.samples // trial.batch_size
         assert whole_batches - 1 - trial.warmup_steps >= 20
@@ -267,7 +274,9 @@ def test_another_workload_brings_its_own_axes_and_settings(tmp_path: Path) -> No
 
 # Bad input, as a user types it.
 
-PRESETS = "compiled-vs-eager, gate, gpu-8gb, grid, ladder, max-batch, noise, noise-gpu, quick"
+PRESETS = (
+    "color, compiled-vs-eager, gate, gpu-8gb, grid, ladder, max-batch, noise, noise-gpu, quick"
+)
 
 Refuses = Callable[[Sequence[str]], str]
 

@@ -3,6 +3,7 @@
 import json
 import sys
 from argparse import Namespace
+from typing import Any
 
 from bench import arguments, doctor, noise, spec, sweep
 from bench.commands import EXIT_FAILED
@@ -20,15 +21,15 @@ def run(options: Namespace) -> int:
     arguments.check_nothing_measured(options)
     asked = spec.load(None, {"device": [options.device or "auto"]})
     with Runner(asked.workload.task, sweep.DEFAULT_TIMEOUT_S) as runner:
-        found = runner.ask("bench.worker:probe", {"device": asked.one("device")})["environment"]
-    device, note, free_bytes = (found.pop(name) for name in ("device", "note", "free_bytes"))
-    environment = describe_host(["unet-bench", *sys.argv[1:]]) | found
+        found = runner.probe(asked.one("device"))
+    environment = describe_host(["unet-bench", *sys.argv[1:]]) | found.environment
     uuid = environment["gpu_uuid"]
-    findings = doctor.examine(device, note, free_bytes, nvml_describe(uuid) if uuid else None)
+    card = nvml_describe(uuid) if uuid else None
+    findings = doctor.examine(found.device, found.note, found.free_bytes, card)
     known = noise.read(environment)
     disturbing = [finding for finding in findings if finding.state is doctor.State.DISTURBS]
     if options.json:
-        told = {"environment": environment, "noise": known}
+        told: dict[str, Any] = {"environment": environment, "noise": known}
         told["findings"] = [vars(finding) for finding in findings]
         sys.stdout.write(json.dumps(told, indent=1) + "\n")
     else:

@@ -3,6 +3,7 @@
 import json
 import sys
 from argparse import Namespace
+from functools import partial
 
 from bench import arguments, kernel_times, spec
 from bench.commands.measuring import folder_of
@@ -11,20 +12,22 @@ from bench.output import Output, print_line, render, write_page
 
 def run(options: Namespace) -> int:
     """Times the Lab kernel beside what others offer."""
-    rounds = arguments.whole("--rounds", options.rounds)
+    whole = arguments.whole("--rounds", options.rounds)
+    rounds = kernel_times.check_rounds("--rounds", whole)
     asked = spec.load(None, {"device": [options.device or "auto"]})
     folder = None if options.out is None else folder_of(options, "kernels")
     if folder is not None:
-        kernel_times.check_free(folder)
+        kernel_times.make_room(folder)
+    console = Output(stderr=True)
+    command = ["unet-bench", *sys.argv[1:]]
     found = kernel_times.measure(
-        asked.workload.task, asked.one("device"), rounds, ["unet-bench", *sys.argv[1:]]
+        asked.workload.task, asked.one("device"), rounds, command, partial(print_line, console)
     )
-    written = kernel_times.write(folder, found) if folder else None
-    page = kernel_times.page(found)
+    if folder is not None:
+        print_line(console, f"Written: {kernel_times.write(folder, found)}")
+    page = kernel_times.page(found, "kernels")
     if options.json:
         sys.stdout.write(json.dumps(found | {"table": json.loads(render(page, "json"))}) + "\n")
     else:
         write_page(page, "table")
-    if written:
-        print_line(Output(stderr=options.json), f"Written: {written}")
     return 0

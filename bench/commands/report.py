@@ -2,7 +2,8 @@
 
 from argparse import Namespace
 
-from bench import arguments, journal, kernel_times, search
+from bench import arguments, journal, kernel_times, search, spec
+from bench.arguments import VIEWS
 from bench.commands.max_batch import max_batch_page
 from bench.commands.measuring import table_page
 from bench.output import write_page
@@ -12,8 +13,14 @@ def run(options: Namespace) -> int:
     """Prints the table of a folder."""
     style = arguments.style(options)
     lengths = {name: arguments.run_length(options, name) for name in ("images", "epochs")}
+    if options.view not in (None, *VIEWS):
+        raise ValueError(f"--view {options.view!r}: {spec.suggest(options.view, VIEWS)}")
     if options.view == kernel_times.VIEW:
-        write_page(kernel_times.page(kernel_times.read(options.folder)), style)
+        if any(length is not None for length in lengths.values()):
+            raise ValueError("--images and --epochs: expected with --view compiled-vs-eager")
+        found = kernel_times.read(options.folder)
+        where = str(options.folder / kernel_times.FILE_NAME)
+        write_page(kernel_times.page(found, where), style)
         return 0
     page = table_page(journal.read(options.folder), options.folder)
     if options.view == search.VIEW:

@@ -38,7 +38,7 @@ LEAST_S = 5.0
 
 _LOOK_S = 0.5
 
-_LINE_BYTES = 2**16
+_LINE_BYTES = 2**22
 """Of a line that does not end, no more is kept."""
 
 Say = Callable[[str], None]
@@ -163,8 +163,8 @@ def _judge(before: int | None, left: int | None, ended: Ended) -> tuple[Outcome,
     if left == 0:
         return Outcome.DONE, None
     reason = f"{ended.how}: {ended.last_line}" if ended.in_time and ended.how else None
-    if reason and left == before:
-        return Outcome.FAILED, reason
+    if ended.in_time and left == before:
+        return Outcome.FAILED, reason or "it ended and left nothing"
     return Outcome.OUT_OF_TIME, reason
 
 
@@ -236,12 +236,20 @@ class _Lines:
         chunk = self._pipe.read(1 << 16)
         self._ended = not chunk
         *whole, rest = (self._rest + chunk).split(b"\n")
-        self._rest = rest[-_LINE_BYTES:]
+        self._rest = rest[:_LINE_BYTES]
         if self._ended and self._rest:
             whole.append(self._rest)
         for line in whole:
             text = line.decode(errors="replace").rstrip()
             self._tell(text)
             self.last = text or self.last
-            self.answer = text if text.startswith("{") else self.answer
+            self.answer = text if _is_object(text) else self.answer
         return not self._ended
+
+
+def _is_object(text: str) -> bool:
+    """Whether it is a JSON object, and a whole one."""
+    try:
+        return text.startswith("{") and isinstance(json.loads(text), dict)
+    except ValueError:
+        return False

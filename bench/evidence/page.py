@@ -77,7 +77,7 @@ def _found(part: Part, folder: Path, rows: Sequence[Row]) -> Found:
     if found and isinstance(part, Budget):
         return _budget(found, part.faults(folder))
     if found and isinstance(part, Kernels):
-        page = kernel_times.page(found)
+        page = kernel_times.page(found["found"], str(folder / record.FILE_NAME))
         return page.verdict, [page.to_markdown().strip()]
     return NOT_MEASURED, []
 

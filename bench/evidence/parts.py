@@ -93,7 +93,8 @@ class Suite(Part):
             *("-o", "addopts=", "-p", "no:cacheprovider", "--continue-on-collection-errors"),
             *("-q", "--tb=short", "-p", "bench.evidence.plugin", f"--evidence={folder}"),
             *(f"--evidence-part={self.name}", *(f"--evidence-last={word}" for word in self.last)),
-            *("-m", self.mark, *self.paths),
+            # Those are for pytest-benchmark, and the kernel has a part of its own.
+            *(f"--ignore={ROOT / 'tests' / 'benchmarks'}", "-m", self.mark, *self.paths),
         ]
 
     def left(self, folder: Path) -> int | None:
@@ -128,7 +129,8 @@ class Answer(Part):
 
     def found(self, folder: Path) -> record.Line | None:
         """The line; `None` if there is none yet."""
-        return next(reversed(record.read(folder, self.kind)), None)
+        lines = record.read(folder, self.kind)
+        return next((line for line in reversed(lines) if line["part"] == self.name), None)
 
     def news(self, line: str) -> str | None:
         """See `Part`."""
@@ -137,7 +139,11 @@ class Answer(Part):
     def keep(self, folder: Path, ended: Ended) -> None:
         """See `Part`."""
         if ended.answer:
-            record.append(folder, self.kind, **{**json.loads(ended.answer), "part": self.name})
+            record.append(folder, self.kind, part=self.name, **self.told(json.loads(ended.answer)))
+
+    def told(self, answer: dict[str, Any]) -> dict[str, Any]:
+        """What is kept of an answer."""
+        return answer
 
 
 @dataclass(frozen=True)
@@ -188,6 +194,10 @@ class Kernels(Answer):
             *(sys.executable, "-P", "-m", "bench", "kernels", "--json"),
             *(f"--device={device}", f"--rounds={self.rounds}"),
         ]
+
+    def told(self, answer: dict[str, Any]) -> dict[str, Any]:
+        """See `Answer`; the table is made anew from the rest."""
+        return {"found": {name: value for name, value in answer.items() if name != "table"}}
 
 
 @dataclass(frozen=True)

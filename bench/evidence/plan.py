@@ -9,6 +9,7 @@ from bench import spec
 from bench.budget import parse_bytes
 from bench.environment import ROOT
 from bench.evidence.parts import Budget, Kernels, Part, Suite, Sweep
+from bench.kernel_times import check_rounds
 from bench.report.views import VIEWS
 
 PLANS = Path(__file__).parent / "plans"
@@ -105,10 +106,7 @@ def _part(part: Any, common: Mapping[str, list[str]], budget: str, earlier: Sequ
     if kind == "budget":
         return Budget(name, minutes, budget)
     if kind == "kernels":
-        rounds = part.get("rounds", 10)
-        if rounds < 1:
-            raise ValueError(f"rounds {rounds}: expected a whole number from 1 on")
-        return Kernels(name, minutes, rounds)
+        return Kernels(name, minutes, check_rounds("rounds", part.get("rounds", 10)))
     if kind == "tests":
         paths = tuple(map(str, part.get("paths", [ROOT / "tests"])))
         for path in paths:

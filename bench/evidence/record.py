@@ -10,7 +10,7 @@ Every line has `schema`, `at` (ISO 8601, UTC) and `kind`:
 - `test`: `part`, `source`, `test` (its name), `outcome` (`passed`, `failed`, `skipped`), `seconds`
   and `detail`.
 - `budget`: `part`, and what `bench.evidence.audit.audit` found.
-- `kernels`: `part`, and what `bench.kernel_times.measure` found.
+- `kernels`: `part`, and `found`, see `bench.kernel_times.Record`.
 """
 
 import fcntl
@@ -29,9 +29,9 @@ Line = dict[str, Any]
 
 
 def append(folder: Path, kind: str, **found: Any) -> None:
-    """Adds a line; `at` is when, unless it is told."""
+    """Adds a line."""
     at = datetime.now(UTC).isoformat(timespec="seconds")
-    line = json.dumps({"at": at, **found, "schema": SCHEMA, "kind": kind}).encode() + b"\n"
+    line = json.dumps({"schema": SCHEMA, "at": at, "kind": kind, **found}).encode() + b"\n"
     with (folder / FILE_NAME).open("a+b") as file:
         end = file.seek(0, os.SEEK_END)
         if end:  # a writer that was killed may have left a line torn
