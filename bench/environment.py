@@ -225,6 +225,8 @@ def _blob(content: bytes) -> str:
 def _commit() -> tuple[str | None, bool | None]:
     """The commit of the code that runs, and whether its files differ; `None` outside git."""
     try:
+        if Path(_git("rev-parse", "--show-toplevel", cwd=ROOT)) != ROOT:
+            return None, None  # a copy that is installed within some checkout
         commit = _git("rev-parse", "HEAD", cwd=ROOT)
         return commit, bool(_git("status", "--porcelain", "--", *CODE, cwd=ROOT))
     except (OSError, subprocess.CalledProcessError):

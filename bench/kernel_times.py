@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench import journal
 from bench.doctor import machine
 from bench.environment import describe_host
 from bench.runner import Runner
@@ -18,7 +19,7 @@ FILE_NAME = "kernels.json"
 VIEW = "kernels"
 SCHEMA = 1
 
-MOST_ROUNDS = 1000
+MOST_ROUNDS = 100
 
 Record = dict[str, Any]
 """`schema`, `at` (ISO 8601, UTC), `environment` (as in the journal) and `cases`, as
@@ -91,6 +92,11 @@ def _new(folder: Path) -> Path:
     return folder / f"{FILE_NAME}.new"
 
 
+def is_all_there_is(folder: Path) -> bool:
+    """Whether a folder holds a record, and no journal."""
+    return (folder / FILE_NAME).exists() and not (folder / journal.FILE_NAME).exists()
+
+
 def read(folder: Path) -> Record:
     """The record of a folder.
 
@@ -125,7 +131,7 @@ def page(record: Record, where: str) -> "Page":
 
     try:
         return side_by_side(record["cases"], machine(record["environment"]))
-    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
         raise ValueError(
             f"{where}: expected it as `kernels` writes it: {type(error).__name__} {error}"
         ) from None

@@ -23,9 +23,9 @@ def measure(request: dict[str, Any], pipe: IO[bytes]) -> None:
         request: `cases` (as `module:attribute` of what gives those of a device; see
             `kernels.peers.Case` for what one has), `device` and `rounds`.
         pipe: Gets `{"cases": ...}`, of each `name`, `pixels`, `note` (what a reader must know),
-            `threads`, and by the name of a way `seconds` (of its calls, one for each round),
-            `errors` (how far off its result is) and `failed` (why it has none); or
-            `{"error": ...}`.
+            `ours` and `copy` (two ways' names), `threads`, and by the name of a way `seconds` (of
+            its calls, one for each round), `errors` (how far off its result is) and `failed` (why
+            it has none); or `{"error": ...}`.
     """
     device = torch.device(request["device"])
     try:
@@ -58,7 +58,7 @@ def _measured(case: Any, rounds: int, device: torch.device) -> dict[str, Any]:
         if way in failed:
             raise ValueError(f"{case.name}, {way}: {failed[way]}")
     told = {"name": case.name, "pixels": case.pixels, "note": case.note(list(seconds))}
-    told |= {"threads": torch.get_num_threads(), "seconds": seconds}
+    told |= {"ours": ours, "copy": copy, "threads": torch.get_num_threads(), "seconds": seconds}
     return told | {"errors": {way: errors.get(way) for way in seconds}, "failed": failed}
 
 

@@ -11,7 +11,8 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels import lab, native
-from kernels.rgb_to_lab import DTYPES, GROUPS, LAYOUTS, check_scaling, power
+from kernels.checks import check_lab, check_scaling, check_tensor
+from kernels.rgb_to_lab import DTYPES, GROUPS, LAYOUTS, power
 
 ((_RX, _RY, _RZ), (_GX, _GY, _GZ), (_BX, _BY, _BZ)) = lab.RGB_FROM_WHITE
 RED_X: tl.constexpr = tl.constexpr(_RX)
@@ -144,20 +145,13 @@ def lab_to_rgb(
     """
     if layout not in LAYOUTS:
         raise ValueError(f"layout {layout!r}: expected one of {', '.join(LAYOUTS)}")
-    if lightness.ndim != 4 or lightness.shape[1] != 1:
-        raise ValueError(f"lightness: expected (N, 1, H, W), got {tuple(lightness.shape)}")
-    wanted = (len(lightness), 2, *lightness.shape[2:])
-    if ab.shape != wanted:
-        raise ValueError(f"ab: expected {wanted}, as lightness is, got {tuple(ab.shape)}")
+    check_tensor("lightness", lightness)
+    check_tensor("ab", ab)
+    check_lab(lightness, ab)
     if lightness.dtype not in DTYPES or ab.dtype is not lightness.dtype:
         raise ValueError(
             "lightness and ab: expected both fp32, fp16 or bf16, got "
             f"{lightness.dtype} and {ab.dtype}"
-        )
-    if lightness.device != ab.device or ab.device.type not in ("cpu", "cuda"):
-        raise ValueError(
-            "lightness and ab: expected both on a CPU or on one CUDA device, got "
-            f"{lightness.device} and {ab.device}"
         )
     if torch.is_grad_enabled() and (lightness.requires_grad or ab.requires_grad):
         raise ValueError("lightness and ab: expected no gradient to be asked for: levels have none")
@@ -170,6 +164,7 @@ def lab_to_rgb(
 def _operator(
     lightness: Tensor, ab: Tensor, layout: str, l_center: float, l_scale: float, ab_scale: float
 ) -> Tensor:
+    check_lab(lightness, ab)  # of who calls the operator itself
     rgb = _result(lightness, layout)
     scaling = (l_scale / 116.0, (l_center + 16.0) / 116.0, ab_scale / 500.0, ab_scale / 200.0)
     if not rgb.numel():

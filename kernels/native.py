@@ -42,17 +42,37 @@ def library() -> Any | None:
     Returns:
         `None`, after a warning, where they cannot be compiled.
     """
-    name = os.environ.get("CXX", "g++")
-    compiler, reason = shutil.which(name), f"{name}: no such program"
-    if compiler is not None:
-        try:
-            return ctypes.CDLL(str(_compiled(compiler)))
-        except (OSError, subprocess.SubprocessError) as error:
-            told = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
-            reason = next((line for line in told if "error" in line), told[0])
-    words = "Lab conversion on the CPU is slow, since its kernel could not be compiled"
-    warnings.warn(f"{words}: {reason}", RuntimeWarning, stacklevel=2)
+    found = _load()
+    if not isinstance(found, str):
+        return found
+    words = "Lab conversion on the CPU is slow, since its kernel could not be compiled and kept"
+    warnings.warn(f"{words}: {found}", RuntimeWarning, stacklevel=2)
     return None
+
+
+@functools.cache
+def _load() -> Any | str:
+    """The library, or why there is none."""
+    name = os.environ.get("CXX", "g++")
+    compiler = shutil.which(name)
+    if compiler is None:
+        return f"{name!r} (CXX): no such program"
+    try:
+        path = _compiled(compiler)
+        try:
+            return ctypes.CDLL(str(path))
+        except OSError:  # what is kept is damaged
+            path.unlink()
+            return ctypes.CDLL(str(_compiled(compiler)))
+    except (OSError, subprocess.SubprocessError) as error:
+        told = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
+        return next((line for line in told if "error" in line), told[0])
+
+
+def lack() -> str | None:
+    """Why there is no library, in words; `None` if there is one."""
+    found = _load()
+    return found if isinstance(found, str) else None
 
 
 def _compiled(compiler: str) -> Path:

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kernels import lab
-from kernels.rgb_to_lab import kernel_on, rgb_to_lab
+from kernels import lab, native
+from kernels.rgb_to_lab import rgb_to_lab
 
 Convert = Callable[[Tensor], tuple[Tensor, Tensor]]
 """From uint8 (N, H, W, 3) to L of (N, 1, H, W) and ab of (N, 2, H, W)."""
@@ -95,10 +95,10 @@ def cases(device: torch.device) -> list[Case]:
     """All work that there is for a device, by all who can do it there.
 
     Raises:
-        ValueError: Ours would be the reference, for want of a compiler.
+        ValueError: Ours would be the reference, as the kernel cannot be had.
     """
-    if kernel_on(device) == "reference":
-        raise ValueError("the Lab kernel of a CPU needs a C++ compiler, which CXX may name, or g++")
+    if device.type == "cpu" and (reason := native.lack()):
+        raise ValueError(f"the Lab kernel of a CPU could not be compiled and kept: {reason}")
     return [case(name, found, device) for name, found in work(device).items()]
 
 

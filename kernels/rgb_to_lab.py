@@ -11,7 +11,6 @@ does 16 in a cycle, a pixel takes six: three cube roots as exp2(log2(t) / 3). sR
 table of the 256 values that it has.
 """
 
-import math
 from typing import Any, Final
 
 import torch
@@ -21,7 +20,8 @@ from torch import Tensor
 from triton.language.extra.cuda import libdevice
 
 from kernels import lab, native
-from kernels.windows import check_windows, cut
+from kernels.checks import check_part, check_scaling, check_tensor, check_windows
+from kernels.windows import cut
 
 LAYOUTS: Final = ("NHWC", "NCHW")
 DTYPES: Final = (torch.float32, torch.float16, torch.bfloat16)
@@ -225,25 +225,33 @@ def rgb_to_lab(
     """
     if layout not in LAYOUTS:
         raise ValueError(f"layout {layout!r}: expected one of {', '.join(LAYOUTS)}")
+    check_tensor("frames", frames)
     shape, channels = tuple(frames.shape), layout.index("C")
     if frames.dtype is not torch.uint8 or len(shape) != 4 or shape[channels] != 3:
         wanted = "(N, H, W, 3)" if layout == "NHWC" else "(N, 3, H, W)"
-        raise ValueError(f"frames: expected uint8 {wanted}, got {frames.dtype} {shape}")
+        raise ValueError(
+            f"frames: expected uint8 {wanted} by layout {layout!r}, got {frames.dtype} {shape}"
+        )
     if frames.device.type not in ("cpu", "cuda"):
         raise ValueError(f"frames: expected a CPU or a CUDA device, got {frames.device}")
     planes = frames.permute(0, 3, 1, 2) if layout == "NHWC" else frames
-    height, width = size or planes.shape[2:]
-    if not (0 < height <= planes.shape[2] and 0 < width <= planes.shape[3]):
-        raise ValueError(f"size {(height, width)}: expected a part of frames of {shape}")
-    if windows is not None and (
-        windows.dtype is not torch.int64
-        or windows.shape != (shape[0], 3)
-        or windows.device.type != "cpu"
+    sides = tuple(planes.shape[2:]) if size is None else size
+    if (
+        not isinstance(sides, tuple | list)
+        or len(sides) != 2
+        or not all(isinstance(side, int | torch.SymInt) for side in sides)
     ):
-        raise ValueError(
-            f"windows: expected int64 ({shape[0]}, 3) in the host's memory, got {windows.dtype} "
-            f"{tuple(windows.shape)} on {windows.device}"
-        )
+        raise ValueError(f"size {size!r}: expected a height and a width, in whole pixels")
+    height, width = sides
+    if windows is not None:
+        check_tensor("windows", windows)
+        if (windows.dtype, windows.shape, windows.device.type) != (
+            *(torch.int64, (shape[0], 3), "cpu"),
+        ):
+            raise ValueError(
+                f"windows: expected int64 ({shape[0]}, 3) in the host's memory, got "
+                f"{windows.dtype} {tuple(windows.shape)} on {windows.device}"
+            )
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype}: expected one of {', '.join(map(str, DTYPES))}")
     if memory_format not in (torch.contiguous_format, torch.channels_last):
@@ -276,6 +284,7 @@ def _operator(
     channels_last: bool,
 ) -> tuple[Tensor, Tensor]:
     """As `rgb_to_lab`, of frames (N, 3, H, W)."""
+    check_part(frames, height, width)
     if windows is not None:
         check_windows(windows, frames, height, width)
     lightness, ab = _results(frames, height, width, dtype, channels_last)
@@ -380,11 +389,3 @@ def launch(
         GROUPS=groups,
         enable_fp_fusion=True,  # whatever Triton's default is
     )
-
-
-def check_scaling(**scaling: float) -> None:
-    """Raises `ValueError` for a scale by which nothing can be divided, or a center that is none."""
-    for name, value in scaling.items():
-        if not math.isfinite(value) or (name != "l_center" and value == 0):
-            wanted = "a number" if name == "l_center" else "a number other than 0"
-            raise ValueError(f"{name} {value}: expected {wanted}")

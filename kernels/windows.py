@@ -13,16 +13,3 @@ def cut(frames: Tensor, windows: Tensor | None, height: int, width: int) -> Tens
         part = frame[:, top : top + height, left : left + width]
         parts.append(part.flip(-1) if mirrored else part)
     return torch.stack(parts)
-
-
-def check_windows(windows: Tensor, frames: Tensor, height: int, width: int) -> None:
-    """Raises `ValueError` for the first window that is not all within its frame."""
-    room = torch.tensor([frames.shape[2] - height, frames.shape[3] - width, 1])
-    wrong = ((windows < 0) | (windows > room)).any(dim=1)
-    if wrong.any():
-        first = int(wrong.nonzero()[0])
-        raise ValueError(
-            f"windows[{first}] {windows[first].tolist()}: expected top, left from 0 to "
-            f"{room[:2].tolist()} and 0 or 1, for {height} x {width} of "
-            f"{frames.shape[2]} x {frames.shape[3]}"
-        )

@@ -246,6 +246,12 @@ cache_drive({SIZE}, {COUNT}, 0, fingerprint_drive(0), progress)
 """
 
 
+def test_what_the_disk_has_no_room_for_is_told_before_it_is_filled(cache: Path) -> None:
+    with pytest.raises(ValueError, match=r"^frame cache .*: needs 750000.0 GiB for frames, and "):
+        cache_drive(16384, 10**6, 0, "fingerprint", lambda done, total: None)
+    assert list(cache.iterdir()) == []
+
+
 def test_what_a_killed_writer_leaves_does_no_harm(cache: Path, repository: Path) -> None:
     with child(KILLED, cache, repository) as process:
         assert process.wait() == -signal.SIGKILL

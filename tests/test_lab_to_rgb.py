@@ -131,7 +131,9 @@ L, AB = torch.zeros(2, 1, 8, 6), torch.zeros(2, 2, 8, 6)
         (L, AB.to("meta"), {}, "expected both on a CPU or on one CUDA device, got cpu and meta"),
         (L.clone().requires_grad_(), AB, {}, "expected no gradient"),
         (L, AB, {"layout": "CHW"}, "layout 'CHW': expected one of NHWC, NCHW"),
-        (L, AB, {"l_scale": 0.0}, "l_scale 0.0: expected a number other than 0"),
+        (L, AB, {"l_scale": 0.0}, "l_scale 0.0: expected one from 1e-06 to 1e+06"),
+        (L, None, {}, "ab: expected a torch.Tensor, got NoneType"),
+        (L.numpy(), AB, {}, "lightness: expected a torch.Tensor, got ndarray"),
         (L, AB, {"l_center": float("inf")}, "l_center inf: expected a number"),
     ],
 )

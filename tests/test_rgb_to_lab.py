@@ -188,17 +188,28 @@ FRAMES = torch.zeros((2, 8, 6, 3), dtype=torch.uint8)
 @pytest.mark.parametrize(
     ("frames", "how", "message"),
     [
-        (FRAMES.float(), {}, "frames: expected uint8 (N, H, W, 3), got torch.float32 (2, 8, 6, 3)"),
-        (FRAMES[0], {}, "frames: expected uint8 (N, H, W, 3), got torch.uint8 (8, 6, 3)"),
-        (FRAMES, {"layout": "NCHW"}, "expected uint8 (N, 3, H, W), got torch.uint8 (2, 8, 6, 3)"),
+        (FRAMES.float(), {}, "frames: expected uint8 (N, H, W, 3) by layout 'NHWC', got torch.fl"),
+        (FRAMES[0], {}, "layout 'NHWC', got torch.uint8 (8, 6, 3)"),
+        (FRAMES, {"layout": "NCHW"}, "(N, 3, H, W) by layout 'NCHW', got torch.uint8 (2, 8, 6, 3)"),
+        (None, {}, "frames: expected a torch.Tensor, got NoneType"),
+        (FRAMES.numpy(), {}, "frames: expected a torch.Tensor, got ndarray"),
+        (FRAMES.to_sparse(), {}, "frames: expected a tensor with strides, got torch.sparse_coo"),
+        (FRAMES[:, :0], {}, "size 0 x 6: expected a part of frames of 0 x 6, and no empty one"),
         (FRAMES, {"layout": "HWC"}, "layout 'HWC': expected one of NHWC, NCHW"),
         (FRAMES.to("meta"), {}, "frames: expected a CPU or a CUDA device, got meta"),
-        (FRAMES, {"size": (9, 6)}, "size (9, 6): expected a part of frames of (2, 8, 6, 3)"),
-        (FRAMES, {"size": (0, 6)}, "size (0, 6): expected a part of frames"),
+        (FRAMES, {"size": (9, 6)}, "size 9 x 6: expected a part of frames of 8 x 6"),
+        (FRAMES, {"size": (0, 6)}, "size 0 x 6: expected a part of frames"),
+        (FRAMES, {"size": (8.0, 6.0)}, "size (8.0, 6.0): expected a height and a width, in whole"),
+        (FRAMES, {"size": 8}, "size 8: expected a height and a width"),
+        (FRAMES, {"size": (8, 6, 3)}, "size (8, 6, 3): expected a height and a width"),
+        (FRAMES, {"windows": [[0, 0, 0]] * 2}, "windows: expected a torch.Tensor, got list"),
         (FRAMES, {"dtype": torch.float64}, "dtype torch.float64: expected one of"),
         (FRAMES, {"memory_format": torch.preserve_format}, "memory_format torch.preserve_format:"),
         (FRAMES, {"l_scale": 0.0}, "l_scale 0.0: expected"),
         (FRAMES, {"ab_scale": float("nan")}, "ab_scale nan: expected"),
+        (FRAMES, {"ab_scale": 1e-320}, "ab_scale 1e-320: expected one from 1e-06 to 1e+06"),
+        (FRAMES, {"l_scale": None}, "l_scale None: expected one from"),
+        (FRAMES, {"l_center": 1e300}, "l_center 1e+300: expected a number up to 1e+06"),
         (FRAMES, {"windows": torch.zeros(2, 3)}, "windows: expected int64 (2, 3) in the host"),
         (FRAMES, {"windows": torch.zeros((1, 3)).long()}, "windows: expected int64 (2, 3)"),
         (
@@ -216,6 +227,15 @@ def test_what_cannot_be_converted_is_told_in_one_line(
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
         rgb_to_lab(frames, **how)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_the_operator_itself_reads_nothing_beyond_its_frames() -> None:
+    planes = FRAMES.permute(0, 3, 1, 2)
+    for size in ((9, 6), (8, 7), (0, 1)):
+        with pytest.raises(ValueError, match="expected a part of frames of 8 x 6"):
+            torch.ops.unet_bench.rgb_to_lab(
+                planes, None, *size, 0.0, 1.0, 1.0, torch.float32, False
+            )
 
 
 # As an operator of torch.
@@ -276,8 +296,18 @@ def test_it_is_compiled_once_and_kept(tmp_path: Path) -> None:
     assert [path.stat().st_mtime_ns for path in tmp_path.iterdir()] == [made_at]
 
 
+def test_what_is_kept_and_damaged_is_made_anew(tmp_path: Path) -> None:
+    first, _ = converted(tmp_path)
+    (kept,) = tmp_path.iterdir()
+    size = kept.stat().st_size
+    os.truncate(kept, 100)
+    assert converted(tmp_path) == (first, "")
+    assert [path.stat().st_size for path in tmp_path.iterdir()] == [size]
+
+
 @pytest.mark.parametrize(
-    ("compiler", "reason"), [("no-such-compiler", "no such program"), ("false", "false")]
+    ("compiler", "reason"),
+    [("no-such-compiler", "'no-such-compiler' (CXX): no such program"), ("false", "false")],
 )
 def test_without_a_compiler_the_reference_converts_after_one_warning(
     compiler: str, reason: str, tmp_path: Path

@@ -116,7 +116,7 @@ def test_gpu_8gb_is_a_full_sized_network_that_ends_in_time() -> None:
 
 
 def test_color_tries_every_way_on_what_is_otherwise_the_same_from_the_common_one_on() -> None:
-    for _, group in itertools.groupby(load("color").variants, lambda axes: axes | {"color": ""}):
+    for _, group in itertools.groupby(load("color").variants, lambda axes: {**axes, "color": ""}):
         ways = [axes["color"] for axes in group]
         assert ways == ["loader-lab", "torch-lab", "fused-lab"]
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -280,6 +281,12 @@ def _partial_file() -> Iterator[Path]:
 
 
 def _allocate(partial: Path, shape: tuple[int, ...]) -> np.memmap:
+    needed, free = math.prod(shape), shutil.disk_usage(partial.parent).free
+    if needed > free:  # told without taking the last byte from everybody
+        raise ValueError(
+            f"frame cache {partial.parent}: needs {needed / 2**30:.1f} GiB for frames, and "
+            f"{free / 2**30:.1f} GiB are free"
+        )
     frames = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
     # A memory-mapped write to a full disk is a crash; claimed blocks make it an error.
     with partial.open("r+b") as file:

@@ -19,7 +19,7 @@ def run(options: Namespace) -> int:
     if options.noise:
         return _noise(options)
     arguments.check_nothing_measured(options)
-    asked = spec.load(None, {"device": [options.device or "auto"]})
+    asked = spec.load(None, {"device": ["auto" if options.device is None else options.device]})
     with Runner(asked.workload.task, sweep.DEFAULT_TIMEOUT_S) as runner:
         found = runner.probe(asked.one("device"))
     environment = describe_host(["unet-bench", *sys.argv[1:]]) | found.environment

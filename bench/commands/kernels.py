@@ -14,12 +14,13 @@ def run(options: Namespace) -> int:
     """Times the Lab kernel beside what others offer."""
     whole = arguments.whole("--rounds", options.rounds)
     rounds = kernel_times.check_rounds("--rounds", whole)
-    asked = spec.load(None, {"device": [options.device or "auto"]})
+    asked = spec.load(None, {"device": ["auto" if options.device is None else options.device]})
     folder = None if options.out is None else folder_of(options, "kernels")
     if folder is not None:
         kernel_times.make_room(folder)
     console = Output(stderr=True)
     command = ["unet-bench", *sys.argv[1:]]
+    print_line(console, f"Timing the Lab kernel and its peers, {rounds} times each: some minutes.")
     found = kernel_times.measure(
         asked.workload.task, asked.one("device"), rounds, command, partial(print_line, console)
     )

@@ -15,7 +15,10 @@ def run(options: Namespace) -> int:
     lengths = {name: arguments.run_length(options, name) for name in ("images", "epochs")}
     if options.view not in (None, *VIEWS):
         raise ValueError(f"--view {options.view!r}: {spec.suggest(options.view, VIEWS)}")
-    if options.view == kernel_times.VIEW:
+    view = options.view
+    if view is None and kernel_times.is_all_there_is(options.folder):
+        view = kernel_times.VIEW
+    if view == kernel_times.VIEW:
         if any(length is not None for length in lengths.values()):
             raise ValueError("--images and --epochs: expected with --view compiled-vs-eager")
         found = kernel_times.read(options.folder)
@@ -23,12 +26,12 @@ def run(options: Namespace) -> int:
         write_page(kernel_times.page(found, where), style)
         return 0
     page = table_page(journal.read(options.folder), options.folder)
-    if options.view == search.VIEW:
+    if view == search.VIEW:
         page = max_batch_page(page, options.folder)
-    elif options.view is not None:
+    elif view is not None:
         from bench.report import views
 
-        page = views.page(page.frame, options.view, **lengths)
+        page = views.page(page.frame, view, **lengths)
     elif any(length is not None for length in lengths.values()):
         raise ValueError("--images and --epochs: expected with --view compiled-vs-eager")
     write_page(page, style)

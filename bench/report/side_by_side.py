@@ -37,11 +37,12 @@ def side_by_side(cases: Sequence[dict[str, Any]], machine: str) -> Page:
             only copies as many bytes.
         machine: It, in words.
     """
-    ours, *_, copy = cases[0]["seconds"]
+    ours, copy = cases[0]["ours"], cases[0]["copy"]
     found = []
     for case in cases:
         failed = [{"by": way, "reason": why} for way, why in case["failed"].items()]
-        told = [_line(case, way, ours, copy) for way in case["seconds"]] + failed
+        measured = [_line(case, way) for way in case["seconds"]]
+        told = [*measured[:-1], *failed, *measured[-1:]]  # the copy comes last
         found += [{"case": case["name"], **line} for line in told]
     frame = pd.DataFrame(found, columns=_FIGURES)
     lines = records(frame)
@@ -52,6 +53,7 @@ def side_by_side(cases: Sequence[dict[str, Any]], machine: str) -> Page:
         **{column.title: [column.text(line) for line in lines] for column in columns},
     }
     rounds, threads = len(cases[0]["seconds"][ours]), cases[0]["threads"]
+    times = f"{rounds} round{'s in turn' if rounds > 1 else ''}"
     return Page(
         frame,
         texts,
@@ -59,7 +61,7 @@ def side_by_side(cases: Sequence[dict[str, Any]], machine: str) -> Page:
         ["interval", "±%"],
         " ".join(_sentence(str(case["name"]), lines, ours, copy) for case in cases),
         [
-            f"Measured on {machine}, {rounds} rounds in turn, {threads} threads.",
+            f"Measured on {machine}, {times}, {threads} threads.",
             str(cases[0]["note"]),
             "% of a copy: of the rate at which as many bytes are copied.",
             *(f"{line['case']}, {line['by']}: {line['reason']}" for line in lines if _failed(line)),
@@ -67,7 +69,8 @@ def side_by_side(cases: Sequence[dict[str, Any]], machine: str) -> Page:
     )
 
 
-def _line(case: dict[str, Any], way: str, ours: str, copy: str) -> Record:
+def _line(case: dict[str, Any], way: str) -> Record:
+    ours, copy = case["ours"], case["copy"]
     seconds = {name: dict(enumerate(values)) for name, values in case["seconds"].items()}
     rate = estimate([math.log(case["pixels"] / 1e6 / value) for value in seconds[way].values()])
     ratio = estimate(paired_logs(seconds[way], seconds[ours]))
@@ -78,8 +81,8 @@ def _line(case: dict[str, Any], way: str, ours: str, copy: str) -> Record:
         "mpixel_per_s_low": rate.low,
         "mpixel_per_s_high": rate.high,
         "ratio": ratio.value,
-        "ratio_low": ratio.low,
-        "ratio_high": ratio.high,
+        "ratio_low": None if way == ours else ratio.low,
+        "ratio_high": None if way == ours else ratio.high,
         "max_error": case["errors"].get(way),
         "copy_percent": 100 * share.value,
     }
