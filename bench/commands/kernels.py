@@ -20,7 +20,7 @@ def run(options: Namespace) -> int:
         kernel_times.make_room(folder)
     console = Output(stderr=True)
     command = ["unet-bench", *sys.argv[1:]]
-    print_line(console, f"Timing the Lab kernel and its peers, {rounds} times each: some minutes.")
+    print_line(console, f"Timing the Lab kernel beside what is installed, {rounds} times each.")
     found = kernel_times.measure(
         asked.workload.task, asked.one("device"), rounds, command, partial(print_line, console)
     )
