@@ -48,7 +48,7 @@ def test_another_process_that_is_busy_disturbs_and_is_named(busy: subprocess.Pop
     assert found.state is State.DISTURBS
     assert f"({busy.pid})" in found.text
     percent = float(found.text.split()[0])
-    assert 10 / cpus_allowed() < percent <= 101
+    assert 10 / cpus_allowed() < percent <= 110  # two clocks, on a machine that may be busy
     assert stolen.name == "stolen time"
 
 

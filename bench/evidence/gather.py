@@ -133,6 +133,7 @@ def _run(
         nonlocal told
         text = part.news(line)
         if text is not None and told < TOLD_CHARACTERS:
+            text = text[: TOLD_CHARACTERS - told]
             told += len(text)
             say(text)
             log.write(text + "\n")
