@@ -1,6 +1,9 @@
-"""What torch.compile did in this process, from torch's own counters."""
+"""What torch.compile did in this process, from torch's own counters, and where it keeps it."""
 
+import os
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 
@@ -56,3 +59,24 @@ class Compilation:
     def to_json(self) -> dict[str, Any]:
         """The counts by name."""
         return dict(vars(self))
+
+
+def use_compile_cache(folder: Path, *, cold: bool) -> None:
+    """Lets torch.compile keep what it makes in a folder that belongs to one cell of the table.
+
+    Args:
+        folder: Where; made when needed.
+        cold: Whether this process compiles for the first time. Then it may start others that help,
+            which would stay beside a trial that is measured; and what torch keeps for all that it
+            compiles, such as precompiled headers, is made anew in `folder`/tmp.
+    """
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
+    os.environ["TRITON_CACHE_DIR"] = str(folder / "triton")
+    if cold:
+        own = folder / "tmp"
+        own.mkdir(parents=True)
+        os.environ["TMPDIR"] = tempfile.tempdir = str(own)
+    else:
+        import torch._inductor.config  # takes a second, which only compiled trials need
+
+        torch._inductor.config.compile_threads = 1

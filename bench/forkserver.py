@@ -19,6 +19,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -74,6 +75,24 @@ class Child:
         size = self.log.seek(0, os.SEEK_END)
         self.log.seek(max(0, size - limit_bytes))
         return self.log.read().decode(errors="replace").strip()
+
+
+class EventReader:
+    """Cuts what arrives in an event pipe into events."""
+
+    def __init__(self, pipe: IO[bytes]) -> None:
+        self._pipe = pipe
+        self._rest = b""
+        self.ended = False
+
+    def read(self) -> Iterator[dict[str, Any]]:
+        """The events that have arrived whole."""
+        while chunk := self._pipe.read(1 << 16):
+            self._rest += chunk
+        self.ended = chunk == b""  # None: nothing more at present
+        *lines, self._rest = self._rest.split(b"\n")
+        for line in lines:
+            yield json.loads(line)
 
 
 class ForkServer:

@@ -1,7 +1,6 @@
 """The parent's side of one trial: starts its process, watches it, ends it."""
 
 import contextlib
-import json
 import os
 import re
 import select
@@ -18,7 +17,7 @@ from typing import IO, Any, NamedTuple, Protocol
 
 from bench.budget import says_out_of_memory
 from bench.environment import cpus_allowed
-from bench.forkserver import Child, ForkServer, ServerGoneError
+from bench.forkserver import Child, EventReader, ForkServer, ServerGoneError
 from bench.monitor import INTERVAL_S, Monitor, Reading, Sample, cpu_percent, oom_kills
 from bench.steps import StepBoard
 from bench.trial import Status, Trial, TrialResult
@@ -69,24 +68,6 @@ class StopRequest:
         if not self.requested:
             self.requested = True
             os.write(self._write_fd, b"!")
-
-
-class EventReader:
-    """Cuts what arrives in an event pipe into events."""
-
-    def __init__(self, pipe: IO[bytes]) -> None:
-        self._pipe = pipe
-        self._rest = b""
-        self.ended = False
-
-    def read(self) -> Iterator[dict[str, Any]]:
-        """The events that have arrived whole."""
-        while chunk := self._pipe.read(1 << 16):
-            self._rest += chunk
-        self.ended = chunk == b""  # None: nothing more at present
-        *lines, self._rest = self._rest.split(b"\n")
-        for line in lines:
-            yield json.loads(line)
 
 
 class Probe(NamedTuple):

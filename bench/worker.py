@@ -5,10 +5,8 @@ whenever one begins, and at the end one `result`.
 """
 
 import json
-import os
 import random
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Iterator
@@ -21,7 +19,7 @@ import numpy as np
 import torch
 
 from bench import budget as memory_budget
-from bench.compilation import Compilation
+from bench.compilation import Compilation, use_compile_cache
 from bench.environment import ROOT, describe_device
 from bench.stats import SETTLED_STEPS, has_settled
 from bench.steps import StepBoard
@@ -230,7 +228,7 @@ def _train(
     if not cold:
         events.begin("building")
     if compile_cache:
-        _use_compile_cache(Path(compile_cache), cold=cold)
+        use_compile_cache(Path(compile_cache), cold=cold)
     random.seed(trial.seed)
     np.random.seed(trial.seed)  # noqa: NPY002 (a workload of others may use the global one)
     torch.manual_seed(trial.seed)
@@ -334,27 +332,6 @@ def _train(
         result.status = Status.DIVERGED
         result.reason = f"final_mse is {result.quality['final_mse']}"
         result.quality = {}
-
-
-def _use_compile_cache(folder: Path, *, cold: bool) -> None:
-    """Lets torch.compile keep what it makes in a folder that belongs to one cell of the table.
-
-    Args:
-        folder: Where; made when needed.
-        cold: Whether this process compiles for the first time. Then it may start others that help,
-            which would stay beside a trial that is measured; and what torch keeps for all that it
-            compiles, such as precompiled headers, is made anew in `folder`/tmp.
-    """
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
-    os.environ["TRITON_CACHE_DIR"] = str(folder / "triton")
-    if cold:
-        own = folder / "tmp"
-        own.mkdir(parents=True)
-        os.environ["TMPDIR"] = tempfile.tempdir = str(own)
-    else:
-        import torch._inductor.config  # takes a second, which only compiled trials need
-
-        torch._inductor.config.compile_threads = 1
 
 
 def sample_batches(trial: Trial, train_size: int) -> Iterator[np.ndarray]:

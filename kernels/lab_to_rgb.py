@@ -12,25 +12,25 @@ from torch import Tensor
 
 from kernels import lab, native
 from kernels.checks import check_lab, check_scaling, check_tensor
-from kernels.rgb_to_lab import DTYPES, GROUPS, LAYOUTS, power
+from kernels.rgb_to_lab import (
+    DTYPES,
+    F_OFFSET,
+    F_SLOPE,
+    GROUPS,
+    LAYOUTS,
+    groups_of_program,
+    power,
+    programs,
+)
 
-((_RX, _RY, _RZ), (_GX, _GY, _GZ), (_BX, _BY, _BZ)) = lab.RGB_FROM_WHITE
-RED_X: tl.constexpr = tl.constexpr(_RX)
-RED_Y: tl.constexpr = tl.constexpr(_RY)
-RED_Z: tl.constexpr = tl.constexpr(_RZ)
-GREEN_X: tl.constexpr = tl.constexpr(_GX)
-GREEN_Y: tl.constexpr = tl.constexpr(_GY)
-GREEN_Z: tl.constexpr = tl.constexpr(_GZ)
-BLUE_X: tl.constexpr = tl.constexpr(_BX)
-BLUE_Y: tl.constexpr = tl.constexpr(_BY)
-BLUE_Z: tl.constexpr = tl.constexpr(_BZ)
-F_INVERSE_KNEE: tl.constexpr = tl.constexpr(lab.F_INVERSE_KNEE)
-F_SLOPE: tl.constexpr = tl.constexpr(lab.F_SLOPE)
-F_OFFSET: tl.constexpr = tl.constexpr(lab.F_OFFSET)
-LINEAR_KNEE: tl.constexpr = tl.constexpr(lab.LINEAR_KNEE)
-SRGB_SLOPE: tl.constexpr = tl.constexpr(lab.SRGB_SLOPE)
-SRGB_OFFSET: tl.constexpr = tl.constexpr(lab.SRGB_OFFSET)
-SRGB_GAMMA: tl.constexpr = tl.constexpr(lab.SRGB_GAMMA)
+RED_X, RED_Y, RED_Z = map(tl.constexpr, lab.RGB_FROM_WHITE[0])
+GREEN_X, GREEN_Y, GREEN_Z = map(tl.constexpr, lab.RGB_FROM_WHITE[1])
+BLUE_X, BLUE_Y, BLUE_Z = map(tl.constexpr, lab.RGB_FROM_WHITE[2])
+F_INVERSE_KNEE = tl.constexpr(lab.F_INVERSE_KNEE)
+LINEAR_KNEE = tl.constexpr(lab.LINEAR_KNEE)
+SRGB_SLOPE = tl.constexpr(lab.SRGB_SLOPE)
+SRGB_OFFSET = tl.constexpr(lab.SRGB_OFFSET)
+SRGB_GAMMA = tl.constexpr(lab.SRGB_GAMMA)
 
 
 @triton.jit
@@ -71,13 +71,10 @@ def _lab_to_rgb(
     APPROXIMATE: tl.constexpr,  # as a GPU does; Triton's interpreter cannot
     GROUPS: tl.constexpr,
 ):
-    in_row: tl.constexpr = (WIDTH + 3) // 4
-    tiles: tl.constexpr = (HEIGHT * in_row + GROUPS - 1) // GROUPS
     area: tl.constexpr = HEIGHT * WIDTH
-    image = (tl.program_id(0) // tiles).to(tl.int64)
-    group = (tl.program_id(0) % tiles) * GROUPS + tl.arange(0, GROUPS)
-    y = (group // in_row).to(tl.int64)[:, None]
-    x = (4 * (group % in_row)).to(tl.int64)[:, None] + tl.arange(0, 4)[None, :]
+    image, row, column = groups_of_program(HEIGHT, WIDTH, GROUPS)
+    y = row.to(tl.int64)[:, None]
+    x = column.to(tl.int64)[:, None] + tl.arange(0, 4)[None, :]
     exists = (y < HEIGHT) & (x < WIDTH)
 
     lightness += image * l_stride_n
@@ -110,8 +107,8 @@ def _lab_to_rgb(
         p0, p2 = tl.split(even)
         p1, p3 = tl.split(odd)
         words = rgb.to(tl.pointer_type(tl.uint32), bitcast=True)
-        at = 3 * (group // in_row * in_row + group % in_row).to(tl.int64)
-        inside = group // in_row < HEIGHT
+        at = 3 * (row.to(tl.int64) * (WIDTH // 4) + column // 4)
+        inside = row < HEIGHT
         tl.store(words + at, p0 | (p1 << 24), mask=inside)
         tl.store(words + at + 1, (p1 >> 8) | (p2 << 16), mask=inside)
         tl.store(words + at + 2, (p2 >> 16) | (p3 << 8), mask=inside)
@@ -210,10 +207,9 @@ def launch(
         layout: Of `rgb`.
         groups: Of 4 pixels, for one program; a power of two.
     """
-    count, _, height, width = lightness.shape
+    height, width = lightness.shape[2:]
     l_stride_n, _, l_stride_h, l_stride_w = lightness.stride()
-    tiles = triton.cdiv(height * triton.cdiv(width, 4), groups)
-    _lab_to_rgb[(count * tiles,)](
+    _lab_to_rgb[(programs(lightness, groups),)](
         lightness,
         ab,
         rgb,

@@ -30,19 +30,12 @@ GROUPS: Final = 256
 """Of 4 pixels, for one program; a power of two."""
 
 # Constants of kernels.lab, as a kernel can read them.
-((_XR, _XG, _XB), (_YR, _YG, _YB), (_ZR, _ZG, _ZB)) = lab.WHITE_FROM_RGB
-X_RED: tl.constexpr = tl.constexpr(_XR)
-X_GREEN: tl.constexpr = tl.constexpr(_XG)
-X_BLUE: tl.constexpr = tl.constexpr(_XB)
-Y_RED: tl.constexpr = tl.constexpr(_YR)
-Y_GREEN: tl.constexpr = tl.constexpr(_YG)
-Y_BLUE: tl.constexpr = tl.constexpr(_YB)
-Z_RED: tl.constexpr = tl.constexpr(_ZR)
-Z_GREEN: tl.constexpr = tl.constexpr(_ZG)
-Z_BLUE: tl.constexpr = tl.constexpr(_ZB)
-F_KNEE: tl.constexpr = tl.constexpr(lab.F_KNEE)
-F_SLOPE: tl.constexpr = tl.constexpr(lab.F_SLOPE)
-F_OFFSET: tl.constexpr = tl.constexpr(lab.F_OFFSET)
+X_RED, X_GREEN, X_BLUE = map(tl.constexpr, lab.WHITE_FROM_RGB[0])
+Y_RED, Y_GREEN, Y_BLUE = map(tl.constexpr, lab.WHITE_FROM_RGB[1])
+Z_RED, Z_GREEN, Z_BLUE = map(tl.constexpr, lab.WHITE_FROM_RGB[2])
+F_KNEE = tl.constexpr(lab.F_KNEE)
+F_SLOPE = tl.constexpr(lab.F_SLOPE)
+F_OFFSET = tl.constexpr(lab.F_OFFSET)
 
 
 # A constant stands on the right: the interpreter takes one on the left for the whole product.
@@ -54,6 +47,16 @@ def power(base, exponent, APPROXIMATE: tl.constexpr):
     # tl.log2 is a polynomial of a dozen steps, exact to the last bits.
     logarithm = libdevice.fast_log2f(base) if APPROXIMATE else tl.log2(base)
     return tl.exp2(logarithm * exponent)
+
+
+@triton.jit
+def groups_of_program(HEIGHT: tl.constexpr, WIDTH: tl.constexpr, GROUPS: tl.constexpr):
+    """Of the program's groups of 4 pixels: their image, and row and first column of each (G,)."""
+    in_row: tl.constexpr = (WIDTH + 3) // 4
+    tiles: tl.constexpr = (HEIGHT * in_row + GROUPS - 1) // GROUPS
+    image = (tl.program_id(0) // tiles).to(tl.int64)
+    group = (tl.program_id(0) % tiles) * GROUPS + tl.arange(0, GROUPS)
+    return image, group // in_row, 4 * (group % in_row)
 
 
 @triton.jit
@@ -116,12 +119,7 @@ def _rgb_to_lab(
     APPROXIMATE: tl.constexpr,  # as a GPU does; Triton's interpreter cannot
     GROUPS: tl.constexpr,
 ):
-    in_row: tl.constexpr = (WIDTH + 3) // 4
-    tiles: tl.constexpr = (HEIGHT * in_row + GROUPS - 1) // GROUPS
-    image = (tl.program_id(0) // tiles).to(tl.int64)
-    group = (tl.program_id(0) % tiles) * GROUPS + tl.arange(0, GROUPS)
-    y = group // in_row
-    x = 4 * (group % in_row)
+    image, y, x = groups_of_program(HEIGHT, WIDTH, GROUPS)
     exists = y < HEIGHT
     if HEIGHT * WIDTH >= 2**29:  # a and b of one image may be more than int32 can count
         y, x = y.to(tl.int64), x.to(tl.int64)
@@ -345,7 +343,7 @@ def launch(
         ab: Where to write a and b.
         groups: Of 4 pixels, for one program; a power of two.
     """
-    count, _, height, width = lightness.shape
+    height, width = lightness.shape[2:]
     stride_n, stride_c, stride_h, stride_w = frames.stride()
     begin = frames.storage_offset()
     reach = zip(frames.shape, frames.stride(), strict=True)
@@ -365,8 +363,7 @@ def launch(
         on_device = windows.to(torch.int32)
         if frames.is_cuda:  # from pageable memory the host would wait for the copy
             on_device = on_device.pin_memory().to(frames.device, non_blocking=True)
-    tiles = triton.cdiv(height * triton.cdiv(width, 4), groups)
-    _rgb_to_lab[(count * tiles,)](
+    _rgb_to_lab[(programs(lightness, groups),)](
         storage,
         on_device,
         lab.linear_levels(frames.device),
@@ -389,3 +386,10 @@ def launch(
         GROUPS=groups,
         enable_fp_fusion=True,  # whatever Triton's default is
     )
+
+
+def programs(images: Tensor, groups: int) -> int:
+    """How many programs cover images (N, C, H, W); see `groups_of_program`."""
+    count, _, height, width = images.shape
+    tiles: int = triton.cdiv(height * triton.cdiv(width, 4), groups)
+    return count * tiles

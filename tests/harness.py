@@ -19,10 +19,10 @@ import psutil
 import pytest
 
 from bench import spec
-from bench.forkserver import Child, ForkServer
+from bench.forkserver import Child, EventReader, ForkServer
 from bench.journal import FILE_NAME, Row
 from bench.monitor import Reading
-from bench.runner import EventReader, Runner, StopRequest
+from bench.runner import Runner, StopRequest
 from bench.spec import SweepSpec
 from bench.sweep import Plan
 from bench.trial import Status, Trial, TrialResult

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.forkserver import ForkServer, ServerGoneError
-from bench.runner import EventReader
+from bench.forkserver import EventReader, ForkServer, ServerGoneError
 from tests.harness import REPOSITORY, events_of, run_child, wait_until_dead
 
 
@@ -146,7 +145,7 @@ def test_a_server_that_is_killed_takes_its_child_along_and_says_so(server: ForkS
 PARENT = """
 import tempfile, time
 from bench.forkserver import ForkServer
-from bench.runner import EventReader
+from bench.forkserver import EventReader
 from tests.harness import events_of
 from tests.test_forkserver import server_pid, start_sleeping
 

@@ -4,9 +4,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from bench.forkserver import ForkServer
+from bench.forkserver import EventReader, ForkServer
 from bench.monitor import Monitor, nvml_describe
-from bench.runner import EventReader
 from tests.children import MIB
 from tests.harness import events_of, wait_until_dead
 

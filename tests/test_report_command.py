@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from bench import cli
+from bench import arguments, cli, kernel_times, search
 from bench.journal import Journal
+from bench.report import views
 from tests.report_rows import COMPILED, EAGER, SLOWER, timed
 
 REDUCED = timed("bf16", 4, 180, final_mse=85.0)
@@ -87,6 +88,9 @@ def test_a_run_s_length_makes_a_verdict(folder: Path, capsys: pytest.CaptureFixt
         ("--view", "--view: expected one argument"),
         ("--epochs 3", "--images and --epochs: expected with --view compiled-vs-eager"),
         ("--images 3", "--images and --epochs: expected with --view compiled-vs-eager"),
+        ("--view max-batch --images 3", "--images and --epochs: expected with --view compiled-vs-"),
+        ("--view kernels --epochs 3", "--images and --epochs: expected with --view compiled-vs-"),
+        ("--view kernals", "--view 'kernals': did you mean 'kernels'?"),
         ("--view amp --epochs 3", "--epochs: only --view compiled-vs-eager takes the length"),
         ("--view compiled-vs-eager --epochs x", "--epochs 'x': expected a number"),
         ("--view compiled-vs-eager --epochs 0", "--epochs 0: expected a number above 0"),
@@ -120,3 +124,7 @@ def test_a_view_without_anything_to_show_is_one_line(
         assert (code, out) == (2, "")
         assert error.startswith(f"unet-bench: --view {view}: ")
         assert error.count("\n") == 1
+
+
+def test_every_view_of_cells_can_be_asked_for() -> None:
+    assert set(views.VIEWS) == set(arguments.VIEWS) - {search.VIEW, kernel_times.VIEW}

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from bench.runner import EventReader, Runner
+from bench.forkserver import EventReader
+from bench.runner import Runner
 from bench.steps import StepBoard
 from bench.trial import Status, TrialResult
 from tests.harness import Listening, events_of, run_toy, toy_trial

@@ -16,11 +16,12 @@ def run(options: Namespace) -> int:
     if options.view not in (None, *VIEWS):
         raise ValueError(f"--view {options.view!r}: {spec.suggest(options.view, VIEWS)}")
     view = options.view
+    has_length = any(length is not None for length in lengths.values())
+    if has_length and view in (None, search.VIEW, kernel_times.VIEW):
+        raise ValueError("--images and --epochs: expected with --view compiled-vs-eager")
     if view is None and kernel_times.is_all_there_is(options.folder):
         view = kernel_times.VIEW
     if view == kernel_times.VIEW:
-        if any(length is not None for length in lengths.values()):
-            raise ValueError("--images and --epochs: expected with --view compiled-vs-eager")
         found = kernel_times.read(options.folder)
         where = str(options.folder / kernel_times.FILE_NAME)
         write_page(kernel_times.page(found, where), style)
@@ -32,7 +33,5 @@ def run(options: Namespace) -> int:
         from bench.report import views
 
         page = views.page(page.frame, view, **lengths)
-    elif any(length is not None for length in lengths.values()):
-        raise ValueError("--images and --epochs: expected with --view compiled-vs-eager")
     write_page(page, style)
     return 0

@@ -38,7 +38,7 @@ LEAST_S = 5.0
 
 _LOOK_S = 0.5
 
-_LINE_BYTES = 2**22
+_LINE_BYTES = 2**20
 """Of a line that does not end, no more is kept."""
 
 Say = Callable[[str], None]

@@ -33,8 +33,7 @@ def side_by_side(cases: Sequence[dict[str, Any]], machine: str) -> Page:
     """One line for each way of each case.
 
     Args:
-        cases: As `bench.side_by_side` sends them; of the ways the first is ours, and the last one
-            only copies as many bytes.
+        cases: As `bench.side_by_side` sends them.
         machine: It, in words.
     """
     ours, copy = cases[0]["ours"], cases[0]["copy"]
