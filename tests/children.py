@@ -51,7 +51,7 @@ def write(request: dict[str, Any], pipe: IO[bytes]) -> None:
     print("printed", end=" ")  # noqa: T201 - without a newline it stays in Python's buffer
     print("to stderr", file=sys.stderr)  # noqa: T201
     subprocess.run(["echo", "by a process"], check=True)
-    os.write(1, b"x" * request.get("bytes", 0) + b" end")
+    os.write(1, b"x" * request.get("bytes", 0) + b" end ")
 
 
 def answer_at_length(request: dict[str, Any], pipe: IO[bytes]) -> None:
