@@ -19,6 +19,9 @@ from bench.trial import Status, Trial, TrialResult
 SCHEMA = 1
 FILE_NAME = "journal.jsonl"
 
+PREVIEWS = "previews"
+"""The folder beside it that holds the pictures which rows name."""
+
 PER_FOLDER = ("workload", "samples", "warmup_steps", "measured_steps", "device", "budget_bytes")
 """Fields of a trial that are the same in all rows of a folder, or they could not be compared."""
 

@@ -175,6 +175,7 @@ class Runner:
         *,
         compiled: bool,
         again: bool = False,
+        previews: tuple[Path, int] | None = None,
     ) -> TrialResult:
         """Runs a trial to its end, whatever end that is.
 
@@ -189,6 +190,7 @@ class Runner:
             listener: Hears how it goes.
             compiled: Whether the trial is of a compiled variant.
             again: Whether another round of the same cell is to come, which finds the cache filled.
+            previews: The folder for pictures of what was learnt, and of how many samples.
         """
         cache = Path(self._folder.name) / trial.cell.key
         request = {
@@ -199,6 +201,7 @@ class Runner:
             "gpu_uuid": gpu_uuid,
             "board": str(self._board_path),
             "compile_cache": str(cache) if compiled else None,
+            "previews": previews and (str(previews[0].absolute()), previews[1]),
         }
         watch = partial(_Watch, trial, gpu_uuid, self._board, listener)
         try:

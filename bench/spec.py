@@ -34,15 +34,16 @@ HARNESS_SETTINGS: Mapping[str, Scalar] = {
     "ci_width": "",  # none
     "time_limit_s": 0,  # none
     "unsupported": "row",
+    "previews": 4,
     "device": "auto",
     "budget": "",  # the default of the device
 }
 """The harness's own names and their defaults."""
 
-_MINIMUM = {"seed": 0, "warmup_steps": 0, "time_limit_s": 0}
+_MINIMUM = {"seed": 0, "warmup_steps": 0, "time_limit_s": 0, "previews": 0}
 """Of the whole numbers; 1 for all others."""
 
-_MAXIMUM = {"rounds": 10_000}
+_MAXIMUM = {"rounds": 10_000, "previews": 16}
 _SEED_MAXIMUM = 2**32 - 1  # numpy's for a seed; more than enough for all others
 
 _ADAPTIVE_ROUNDS = 30

@@ -162,8 +162,17 @@ def run(plan: Plan, observer: Observer, runner: Runner | None = None) -> bool:
                     compiled = spec.workload.compiles(trial.axes)
                     ready = _data_of(trial, data)
                     again = trial.round + 1 < spec.one("rounds")
+                    # Rounds of a cell learn the same, so that one has pictures for all.
+                    count = 0 if trial.round else spec.one("previews")
                     result = runner.run(
-                        trial, ready, gpu_uuid, stop, observer, compiled=compiled, again=again
+                        trial,
+                        ready,
+                        gpu_uuid,
+                        stop,
+                        observer,
+                        compiled=compiled,
+                        again=again,
+                        previews=(plan.folder / journals.PREVIEWS, count) if count else None,
                     )
                 if prediction := predictions.get(experiment(trial)):
                     result.memory |= prediction.figures(trial.batch_size)

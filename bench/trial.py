@@ -140,6 +140,8 @@ class TrialResult:
         quality: What the workload's evaluation found.
         facts: What the workload recorded of itself (flags in force, scaling, sizes).
         monitor: Samples the parent took while the trial ran.
+        previews: What the trained workload makes of a few samples: caption -> name of a PNG file in
+            `previews/` beside the journal; of the first round only.
         compilation: Of a compiled variant: `cold_step_s` (times of the steps before the window in a
             process of their own that found an empty cache; `None` where the cache was warm from an
             earlier round), `graphs`, `cache_hits`, `cache_misses`, `graph_breaks` and
@@ -167,6 +169,7 @@ class TrialResult:
     quality: dict[str, float] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
     monitor: list[dict[str, float | str | None]] = field(default_factory=list)
+    previews: dict[str, str] = field(default_factory=dict)
     compilation: dict[str, Any] = field(default_factory=dict)
 
     @property

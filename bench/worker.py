@@ -4,12 +4,14 @@ Small events go to the parent as JSON lines: a `phase` with its moment on the mo
 whenever one begins, and at the end one `result`.
 """
 
+import hashlib
 import json
+import os
 import random
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
@@ -156,8 +158,8 @@ def run(request: dict[str, Any], pipe: IO[bytes]) -> None:
 
     Args:
         request: `trial`, `task` (as `module:attribute`), `train_size` and `handle` of the data,
-            `gpu_uuid`, `board` (path of the `StepBoard`), and of a compiled variant `compile_cache`
-            (a folder of its own).
+            `gpu_uuid`, `board` (path of the `StepBoard`), of a compiled variant `compile_cache` (a
+            folder of its own), and `previews` (a folder, and the number of samples) or `None`.
         pipe: Gets the events.
     """
     events = Events(pipe)
@@ -332,6 +334,35 @@ def _train(
         result.status = Status.DIVERGED
         result.reason = f"final_mse is {result.quality['final_mse']}"
         result.quality = {}
+    elif request["previews"]:
+        folder, count = request["previews"]
+        try:
+            result.previews = write_previews(Path(folder), task.previews(count))
+        except Exception as error:  # noqa: BLE001 (all is measured, and must not be lost for this)
+            result.facts["no_previews"] = one_line(error)
+
+
+def write_previews(folder: Path, pictures: Mapping[str, bytes]) -> dict[str, str]:
+    """Writes pictures under names that are made of their content, so that none is there twice.
+
+    Args:
+        folder: Is made where there is none.
+        pictures: PNG files by caption.
+
+    Returns:
+        Their names by caption.
+    """
+    names = {}
+    for caption, content in pictures.items():
+        folder.mkdir(exist_ok=True)
+        name = f"{hashlib.sha256(content).hexdigest()[:16]}.png"
+        path = folder / name
+        if not path.exists():
+            whole = path.with_suffix(f".{os.getpid()}")
+            whole.write_bytes(content)
+            whole.replace(path)
+        names[caption] = name
+    return names
 
 
 def sample_batches(trial: Trial, train_size: int) -> Iterator[np.ndarray]:

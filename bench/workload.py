@@ -155,6 +155,17 @@ class Task(Protocol):
         """Quality on the validation set, `final_mse` among it."""
         ...
 
+    def previews(self, count: int) -> Mapping[str, bytes]:
+        """What a person shall see of the trained workload, as PNG files; may be empty.
+
+        Args:
+            count: So many fixed samples, the same for all variants.
+
+        Returns:
+            By caption, such as "predicted" and "true".
+        """
+        ...
+
 
 class TaskFactory(Protocol):
     """A task's class. Seeds are set before it is called."""

@@ -142,7 +142,7 @@ def test_a_sweep_writes_its_table_in_every_format(mixed: Mixed) -> None:
     folder, done = mixed
     results = folder / "results"
     names = {"journal.jsonl", "runs.jsonl", "table.md", "table.csv", "table.json"}
-    assert {path.name for path in results.iterdir()} == names
+    assert {path.name for path in results.iterdir() if path.is_file()} == names
     records = json.loads((results / "table.json").read_text())
     with (results / "table.csv").open() as file:
         lines = list(csv.DictReader(file))
@@ -170,7 +170,7 @@ def test_a_sweep_ends_with_the_table_and_a_verdict(mixed: Mixed) -> None:
 def test_what_is_piped_is_plain_text(mixed: Mixed) -> None:
     folder, done = mixed
     assert not DRAWN.search(done.stdout)
-    for path in (folder / "results").iterdir():
+    for path in filter(Path.is_file, (folder / "results").iterdir()):
         assert not DRAWN.search(path.read_text())
     progress = [line for line in done.stdout.splitlines() if line.startswith("[")]
     assert [re.split("[],]", line)[0] for line in progress] == [f"[{n}/6" for n in range(1, 7)]

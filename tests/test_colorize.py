@@ -1,3 +1,4 @@
+import io
 import json
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from skimage.color import rgb2lab
 from torch import nn
 from torch._dynamo.utils import counters
@@ -16,7 +18,15 @@ from bench.worker import sample_batches
 from kernels.lab import lab_to_rgb
 from tests.training import one_thread, own_inductor_cache
 from unet import colorize
-from unet.colorize import AB_SCALE, L_CENTER, L_SCALE, Batch, ColorizationTask, learning_rate
+from unet.colorize import (
+    AB_SCALE,
+    L_CENTER,
+    L_SCALE,
+    PREVIEW_SIDE,
+    Batch,
+    ColorizationTask,
+    learning_rate,
+)
 from unet.frames import FrameSet
 from unet.workload import COLORIZATION, split
 
@@ -437,3 +447,41 @@ def test_a_missing_cache_file_is_no_silent_default(tmp_path: Path) -> None:
             handle={"path": str(tmp_path / "gone.npy")},
             device="cpu",
         )
+
+
+def picture(content: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(content)) as image:
+        assert image.format == "PNG"
+        return np.asarray(image)
+
+
+def test_previews_show_the_same_frames_in_grey_as_predicted_and_in_truth() -> None:
+    working = task("bf16+channels_last")
+    found = {name: picture(content) for name, content in working.previews(3).items()}
+    assert list(found) == ["grey", "predicted", "true"]
+    whole = frames()[HELD[[0, len(HELD) // 2 - (len(HELD) % 2 == 0), len(HELD) - 1]]]
+    beside = np.concatenate(list(whole), axis=1)
+    assert np.abs(found["true"].astype(int) - beside).max() <= 1
+    assert found["grey"].shape == found["predicted"].shape == (16, 3 * 16, 3)
+    assert np.ptp(found["grey"].astype(int), axis=2).max() <= 1
+    assert np.ptp(found["predicted"].astype(int), axis=2).max() > 1
+    for strip in found.values():  # colours are all that differs
+        off = rgb2lab(strip)[..., 0] - rgb2lab(beside)[..., 0]
+        assert np.median(np.abs(off)) < 1
+    other = {name: picture(content) for name, content in task(seed=1).previews(3).items()}
+    same = {name: np.array_equal(found[name], other[name]) for name in found}
+    assert same == {"grey": True, "predicted": False, "true": True}
+
+
+def test_previews_are_no_larger_than_they_need_be() -> None:
+    large = {**SETTINGS, "image_size": 160, "frames": 80}
+    settings_task = ColorizationTask(
+        axes=COLORIZATION.parse_variant("fp32"),
+        settings=large,
+        batch_size=2,
+        handle=COLORIZATION.prepare(large, lambda done, total: None).handle,
+        device="cpu",
+    )
+    found = settings_task.previews(99)
+    count = len(split(large, 80)[1])
+    assert picture(found["true"]).shape == (PREVIEW_SIDE, count * PREVIEW_SIDE, 3)

@@ -74,7 +74,7 @@ def test_a_plan_marks_what_is_done_and_estimates_the_rest(
     half_done: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = half_done / "out"
-    before = {file: file.read_bytes() for file in out.iterdir()}
+    before = {file: file.read_bytes() for file in out.rglob("*") if file.is_file()}
     *cells, total, rest = plan(half_done, out, capsys)
     fields = [re.split(r"\s{2,}", line.strip()) for line in cells]
     assert [field[1] for field in fields] == ["none b4", "raise b4", "none b8", "raise b8"]
@@ -84,7 +84,7 @@ def test_a_plan_marks_what_is_done_and_estimates_the_rest(
     assert re.fullmatch(
         re.escape(f"2 of 4 are done in {out}; the rest will take about ") + r"\d+ s\.", rest
     )
-    assert {file: file.read_bytes() for file in out.iterdir()} == before
+    assert {file: file.read_bytes() for file in out.rglob("*") if file.is_file()} == before
 
 
 def test_a_plan_for_a_folder_that_is_not_there_is_the_plan_without(

@@ -49,8 +49,8 @@ def differences(first: Mapping[str, str], second: Mapping[str, str]) -> set[str]
 
 def test_the_presets_are_these() -> None:
     assert spec.preset_names() == [
-        *("color", "compiled-vs-eager", "gate", "gpu-8gb", "grid", "ladder", "max-batch"),
-        *("noise", "noise-gpu", "quick"),
+        *("batch-amp", "color", "compiled-vs-eager", "gate", "gpu-8gb", "grid", "ladder"),
+        *("max-batch", "memory", "noise", "noise-gpu", "quality", "quick"),
     ]
 
 
@@ -275,7 +275,8 @@ def test_another_workload_brings_its_own_axes_and_settings(tmp_path: Path) -> No
 # Bad input, as a user types it.
 
 PRESETS = (
-    "color, compiled-vs-eager, gate, gpu-8gb, grid, ladder, max-batch, noise, noise-gpu, quick"
+    "batch-amp, color, compiled-vs-eager, gate, gpu-8gb, grid, ladder, max-batch, memory, noise, "
+    "noise-gpu, quality, quick"
 )
 
 Refuses = Callable[[Sequence[str]], str]

@@ -570,3 +570,33 @@ def test_a_row_is_implied_only_as_long_as_its_ground_stands(
         (2, "ok"),
         (4, "ok"),
     ]
+
+
+def test_the_first_round_of_what_ended_well_has_previews_and_no_picture_is_there_twice(
+    tmp_path: Path,
+) -> None:
+    variants = ["none", "none+sweet", "raise", "unpictured"]
+    recorder = Recorder()
+    sweep.run(toy_plan(tmp_path / "out", variants=variants, batch_size=2, rounds=2), recorder)
+    pictures = {
+        (row.trial.label, caption): (tmp_path / "out/previews" / name).read_bytes()
+        for row in recorder.rows
+        for caption, name in row.result.previews.items()
+    }
+    assert pictures == {
+        ("none b2", "true"): b"as all have it",
+        ("none b2", "predicted"): b"(4, 'none')",
+        ("none+sweet b2", "true"): b"as all have it",
+        ("none+sweet b2", "predicted"): b"(4, 'none')",
+    }
+    assert len(list((tmp_path / "out/previews").iterdir())) == 2
+    lacking = [row for row in recorder.rows if row.trial.label == "unpictured b2"]
+    assert [row.result.status for row in lacking] == [Status.OK]
+    assert lacking[0].result.facts["no_previews"] == "RuntimeError: there is nothing to see"
+
+
+def test_previews_may_be_done_without(tmp_path: Path) -> None:
+    recorder = Recorder()
+    sweep.run(toy_plan(tmp_path / "out", batch_size=2, previews=0), recorder)
+    assert [row.result.previews for row in recorder.rows] == [{}]
+    assert not (tmp_path / "out/previews").exists()

@@ -25,6 +25,7 @@ FAULTS = (
     "unsupported",
     "break",  # the graph breaks in each step, which is allowed
     "recompile",  # what the graph was made for changes in step `at_step`
+    "unpictured",  # has no previews, for an error
     "warming",  # steps become faster until step `at_step`
 )
 

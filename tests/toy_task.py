@@ -182,3 +182,8 @@ class ToyTask:
             self.mark.touch()
         error = (self.weight - 0.5).square().item()
         return {"final_mse": error, "grey_mse": 1.0, "mean_color_mse": 0.5}
+
+    def previews(self, count: int) -> dict[str, bytes]:
+        if self.fault == "unpictured":
+            raise RuntimeError("there is nothing to see")
+        return {"true": b"as all have it", "predicted": repr((count, self.fault)).encode()}

@@ -2,11 +2,13 @@
 
 import os
 from collections.abc import Generator, Mapping, Sequence
+from io import BytesIO
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch._dynamo  # an optimizer imports it at first use: seconds that belong to no trial
+from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -51,6 +53,10 @@ class Batch(NamedTuple):
     ab: Tensor
 
 
+PREVIEW_SIDE = 128
+"""Pixels: more would make a report heavy, and show no more of colours."""
+
+
 def learning_rate(progress: float) -> float:
     """Decays geometrically from 1e-3 (`progress` 0) to 1/20 of it (`progress` 1)."""
     return float(LEARNING_RATE * (FINAL_LEARNING_RATE / LEARNING_RATE) ** progress)
@@ -67,6 +73,16 @@ def scaled_lab(frames: Tensor, windows: Tensor | None, side: int) -> tuple[Tenso
     found = lab.rgb_to_lab(cut(frames, windows, side, side).float() / 255)
     # By numbers: a tensor of them would have the host wait until it is on the device.
     return (found[:, :1] - L_CENTER) / L_SCALE, found[:, 1:] / AB_SCALE
+
+
+def _png(rgb: Tensor) -> bytes:
+    """Colours of shape (3, H, W), sRGB in [0, 1], as a PNG file."""
+    levels = (rgb * 255).round().byte().permute(1, 2, 0).numpy()
+    image, content = Image.fromarray(levels), BytesIO()
+    if image.height > PREVIEW_SIDE:
+        image = image.resize((image.width * PREVIEW_SIDE // image.height, PREVIEW_SIDE))
+    image.save(content, "PNG", optimize=True)
+    return content.getvalue()
 
 
 class _Frames(Dataset[tuple[Tensor, Tensor]]):
@@ -226,6 +242,30 @@ class ColorizationTask:
             sums += torch.stack([error.square().mean(dim=(1, 2, 3)).sum() for error in errors])
         final, grey, mean_color = (sums / len(self.validation)).tolist()
         return {"final_mse": final, "grey_mse": grey, "mean_color_mse": mean_color}
+
+    @torch.no_grad()
+    def previews(self, count: int) -> dict[str, bytes]:
+        """Validation frames from all over their part of the drive, beside each other, as PNG.
+
+        Args:
+            count: So many, if there are.
+
+        Returns:
+            `grey` (what the network saw), `predicted` and `true`, of at most `PREVIEW_SIDE` pixels
+            in height.
+        """
+        self.model.eval()
+        places = np.linspace(0, len(self.validation) - 1, min(count, len(self.validation)))
+        frames = self.validation[places.astype(np.int64)]
+        strips: dict[str, list[Tensor]] = {"grey": [], "predicted": [], "true": []}
+        for frame in frames:  # one by one, which fits wherever training did
+            batch = self._batch(frame[None])
+            predicted = self._predict(batch, self.model)
+            for strip, ab in zip(strips.values(), (0 * batch.ab, predicted, batch.ab), strict=True):
+                lightness = batch.lightness.float() * L_SCALE + L_CENTER
+                whole = torch.cat((lightness, ab.float() * AB_SCALE), dim=1).cpu()
+                strip.append(lab.lab_to_rgb(whole)[0])
+        return {name: _png(torch.cat(strip, dim=2)) for name, strip in strips.items()}
 
     def _end_cuda_graphs(self) -> None:
         """Lets go of what CUDA graphs hold, so that it is there for what runs eagerly after them.

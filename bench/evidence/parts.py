@@ -220,7 +220,8 @@ class Sweep(Part):
         """See `Part`."""
         words = [sys.executable, "-P", "-m", "bench", "sweep", self.preset, "--json"]
         values = self._values(journal.read_if_any(folder)) | {
-            "time_limit_s": [str(max(1, int(limit_s)))]
+            "previews": ["0"],  # files, of which a few are to be carried
+            "time_limit_s": [str(max(1, int(limit_s)))],
         }
         for name, texts in values.items():
             words += ["--set", f"{name}={','.join(texts)}"]
