@@ -5,7 +5,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 
-from bench import arguments
+from bench import parsers
 from bench.commands import (
     EXIT_INTERRUPTED,
     EXIT_MISTAKE,
@@ -15,6 +15,8 @@ from bench.commands import (
     kernels,
     max_batch,
     plan,
+    publish,
+    recommend,
     report,
     sweep,
     trial,
@@ -32,7 +34,7 @@ def main(words: Sequence[str] | None = None) -> None:
     errors = Output(stderr=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     try:
-        options = arguments.parse(list(sys.argv[1:] if words is None else words))
+        options = parsers.parse(list(sys.argv[1:] if words is None else words))
         code = COMMANDS[options.command](options)
         sys.stdout.flush()
     except ValueError as error:
@@ -58,6 +60,8 @@ COMMANDS: dict[str, Callable[[Namespace], int]] = {
     "max-batch": max_batch.run,
     "trial": trial.run,
     "report": report.run,
+    "recommend": recommend.run,
+    "publish": publish.run,
     "compare": compare.run,
     "doctor": doctor.run,
     "kernels": kernels.run,

@@ -6,7 +6,7 @@ import os
 import platform
 import shlex
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ ROOT = Path(__file__).parent.parent
 
 CODE = ("bench", "kernels", "unet")
 """The folders there whose code is measured with."""
+
+_SOURCES = (".py", ".cpp", ".toml")
 
 COMPARABLE = (
     "device_name",
@@ -211,9 +213,27 @@ def source_fingerprint(root: Path, folders: Sequence[str] = CODE) -> str:
         (path.relative_to(root).as_posix(), path)
         for folder in folders
         for path in (root / folder).rglob("*")
-        if path.suffix in (".py", ".cpp", ".toml")
+        if path.suffix in _SOURCES
     )
-    lines = (f"{_blob(path.read_bytes())} {name}\n" for name, path in files)
+    return _fingerprint(f"{_blob(path.read_bytes())} {name}\n" for name, path in files)
+
+
+def source_of(commit: str, root: Path) -> str:
+    """`source_fingerprint` of a commit, from what git knows of it.
+
+    Raises:
+        OSError: There is no git.
+        subprocess.CalledProcessError: It knows no such commit there.
+    """
+    listed = (
+        line.split(maxsplit=3)
+        for line in _git("ls-tree", "-r", commit, *CODE, cwd=root).splitlines()
+    )
+    lines = sorted((path, blob) for _, _, blob, path in listed if path.endswith(_SOURCES))
+    return _fingerprint(f"{blob} {path}\n" for path, blob in lines)
+
+
+def _fingerprint(lines: Iterable[str]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
 
 

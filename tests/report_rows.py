@@ -65,7 +65,7 @@ def trial(
     fields: dict[str, Any] = {
         "workload": "unet.workload:COLORIZATION",
         "variant": variant,
-        "axes": AXES.get(variant) or axes_of(variant),
+        "axes": more.get("axes") or AXES.get(variant) or axes_of(variant),
         "settings": dict(settings),
         "batch_size": batch_size,
         "seed": 0,
@@ -275,7 +275,7 @@ def timed(
 
 
 def of_today(variant: str, batch_size: int, result: TrialResult, **more: Any) -> Row:
-    asked = trial(variant, batch_size, **({"axes": axes_of(variant)} | more))
+    asked = trial(variant, batch_size, **{**more, "axes": more.get("axes") or axes_of(variant)})
     told = {"axes": PLAIN, "train_size": TRAIN_SIZE}
     return replace(row(asked, result), workload=WORKLOAD | told)
 

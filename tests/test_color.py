@@ -12,7 +12,8 @@ from bench.trial import Status
 from kernels import lab
 from tests.commands import main
 from tests.harness import wait_until_dead
-from unet.colorize import AB_SCALE, L_CENTER, L_SCALE, Batch, ColorizationTask, random_windows
+from unet.colorize import Batch, ColorizationTask, random_windows
+from unet.constants import AB_SCALE, L_CENTER, L_SCALE
 from unet.variant import Color
 from unet.workload import COLORIZATION
 

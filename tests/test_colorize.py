@@ -18,15 +18,8 @@ from bench.worker import sample_batches
 from kernels.lab import lab_to_rgb
 from tests.training import one_thread, own_inductor_cache
 from unet import colorize
-from unet.colorize import (
-    AB_SCALE,
-    L_CENTER,
-    L_SCALE,
-    PREVIEW_SIDE,
-    Batch,
-    ColorizationTask,
-    learning_rate,
-)
+from unet.colorize import PREVIEW_SIDE, Batch, ColorizationTask, learning_rate
+from unet.constants import AB_SCALE, L_CENTER, L_SCALE
 from unet.frames import FrameSet
 from unet.workload import COLORIZATION, split
 

@@ -16,9 +16,9 @@ from bench.environment import (
     describe_host,
     has_gpu,
     source_fingerprint,
+    source_of,
 )
 from tests.harness import REPOSITORY
-from tests.test_results import source_of
 
 RECORDED = {
     "command", "commit", "dirty", "source", "version", "os", "cpu_flags", "memory_bytes", "numpy",

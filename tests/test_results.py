@@ -4,9 +4,9 @@ Values, not texts: a note may be worded anew and a column may be added without a
 folder becoming wrong.
 """
 
-import hashlib
 import io
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,11 +16,15 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from PIL import Image
 
-from bench.environment import source_fingerprint
 from bench.journal import FILE_NAME, Row, read
+from bench.publish import is_committed
+from bench.report.document import PLOTS, Document
+from bench.report.drawing import digest
 from bench.report.frame import cell_frame
-from bench.report.tables import to_csv
+from bench.report.published import index_page, with_index
+from bench.report.tables import page, to_csv
 from bench.trial import Status, TrialResult
 from tests.harness import row_of, toy_trial
 
@@ -47,57 +51,40 @@ def test_the_published_values_are_those_of_the_journal(folder: Path) -> None:
     check_table(folder)
 
 
-def source_of(commit: str, root: Path = ROOT) -> str:
-    """`bench.environment.source_fingerprint` of a commit, from what git knows of it."""
-    command = ["git", "ls-tree", "-r", commit, "bench", "kernels", "unet"]
-    done = subprocess.run(command, cwd=root, check=True, capture_output=True, text=True)
-    listed = (line.split(maxsplit=3) for line in done.stdout.splitlines())
-    files = sorted(
-        (path, blob) for _, _, blob, path in listed if path.endswith((".py", ".cpp", ".toml"))
-    )
-    text = "".join(f"{blob} {path}\n" for path, blob in files)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def is_committed(environment: Mapping[str, Any]) -> bool:
-    """Whether the code that a row was measured with is a commit's.
-
-    A copy of a checkout, as a lent machine has it, knows no commit: there the code itself tells.
-    """
-    if environment["commit"]:
-        return environment["dirty"] is False
-    done = subprocess.run(
-        ["git", "rev-list", "HEAD", "--", "bench", "kernels", "unet"],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    return any(source_of(commit) == environment.get("source") for commit in done.stdout.split())
-
-
 @pytest.mark.parametrize("folder", PUBLISHED, ids=lambda folder: folder.name)
 def test_published_rows_come_from_committed_code(folder: Path) -> None:
     assert all(is_committed(row.environment) for row in read(folder))
 
 
-def test_code_outside_git_is_known_by_its_content(tmp_path: Path) -> None:
-    if not (ROOT / ".git").exists():
-        pytest.skip("needs a checkout with its history")
-    listed = subprocess.run(
-        ["git", "archive", "HEAD", "bench", "kernels", "unet"],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-    )
-    subprocess.run(["tar", "-x"], cwd=tmp_path, input=listed.stdout, check=True)
-    found = source_fingerprint(tmp_path)
-    assert found == source_of("HEAD")
-    outside = {"commit": None, "dirty": None}
-    assert is_committed({**outside, "source": found})
-    assert not is_committed({**outside, "source": "0" * 16})
-    assert not is_committed(outside)
-    assert not is_committed({"commit": "abc", "dirty": True})
+DRAWN = [folder for folder in PUBLISHED if (folder / PLOTS).is_dir()]
+
+
+def test_there_are_pictures() -> None:
+    assert DRAWN
+
+
+@pytest.mark.parametrize("folder", DRAWN, ids=lambda folder: folder.name)
+def test_the_published_pictures_show_what_the_journal_holds(folder: Path) -> None:
+    rows = read(folder)
+    plots = Document(folder, folder.name, rows, page(cell_frame(rows))).plots
+    assert {path.stem for path in (folder / PLOTS).iterdir()} == {plot.name for plot in plots}
+    for plot in plots:
+        shown = digest(plot.figure)
+        assert shown in (folder / PLOTS / f"{plot.name}.svg").read_text()
+        with Image.open(folder / PLOTS / f"{plot.name}.png") as image:
+            assert image.info["Description"] == shown
+
+
+def test_the_index_is_of_what_is_there() -> None:
+    results = ROOT / "results"
+    assert index_page(results) == with_index(index_page(results), results)
+
+
+def test_every_picture_of_the_readme_is_a_published_one() -> None:
+    shown = re.findall(r"!\[[^]]*\]\(([^)]*)\)", (ROOT / "README.md").read_text())
+    assert shown
+    known = [path.relative_to(ROOT).as_posix() for one in DRAWN for path in one.glob(f"{PLOTS}/*")]
+    assert set(shown) <= set(known)
 
 
 def readme_is_current(root: Path) -> bool:

@@ -11,7 +11,8 @@ from PIL import Image
 
 from bench.trial import Scalar
 from bench.workload import Workload, load_object
-from unet.colorize import AB_SCALE, ColorizationTask
+from unet.colorize import ColorizationTask
+from unet.constants import AB_SCALE
 from unet.model import UNet, UNetConfig
 from unet.shape import UPSAMPLINGS
 from unet.variant import Variant

@@ -28,17 +28,10 @@ from unet.apply import (
     uses_cuda_graphs,
 )
 from unet.apply import unsupported as variant_unsupported
+from unet.constants import AB_SCALE, FINAL_LEARNING_RATE, L_CENTER, L_SCALE, LEARNING_RATE
 from unet.model import UNet, UNetConfig
 from unet.variant import Color, Variant
 from unet.workload import Scalar, split
-
-L_CENTER = 50.0
-L_SCALE = 50.0
-AB_SCALE = 110.0
-"""The network sees (L - 50) / 50, in [-1, 1], and predicts ab / 110: a and b of sRGB reach 108."""
-
-LEARNING_RATE = 1e-3
-FINAL_LEARNING_RATE = LEARNING_RATE / 20
 
 
 class Batch(NamedTuple):

@@ -18,6 +18,7 @@ from unet.frames import (
     split_frames,
 )
 from unet.shape import UPSAMPLINGS, min_side
+from unet.snippet import snippet
 from unet.variant import Compile, Variant
 
 Scalar = int | float | str
@@ -103,6 +104,12 @@ class Colorization:
             activation_budget=plain.activation_budget,
         )
         return same.axes()
+
+    def snippet(
+        self, axes: Mapping[str, str], settings: Mapping[str, Scalar], batch_size: int, device: str
+    ) -> str:
+        """PyTorch code for a report; see `unet.snippet`."""
+        return snippet(Variant.from_axes(axes), {**self.settings, **settings}, batch_size, device)
 
     def check(self, settings: Mapping[str, Scalar]) -> None:
         """Raises `ValueError` for settings out of range, or that do not go together."""

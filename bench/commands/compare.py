@@ -9,7 +9,8 @@ from bench.output import Output, print_line, write_page
 
 def run(options: Namespace) -> int:
     """Judges one folder against another, or one variant against another."""
-    from bench.report.compare import MEMORY, QUALITY, SPEED, Gate, compare
+    from bench.report.compare import compare
+    from bench.report.figures import MEMORY, QUALITY, SPEED, Gate
     from bench.report.sides import Side, by_variant
 
     style, margin = arguments.style(options), spec.parse_share("--margin", options.margin)

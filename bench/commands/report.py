@@ -1,16 +1,18 @@
 """The command `report`."""
 
 from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
 
 from bench import arguments, journal, kernel_times, search, spec
-from bench.arguments import VIEWS
+from bench.arguments import FORMATS, VIEWS
 from bench.commands.max_batch import max_batch_page
 from bench.commands.measuring import table_page
-from bench.output import write_page
+from bench.output import Output, print_line, write_page
 
 
 def run(options: Namespace) -> int:
-    """Prints the table of a folder."""
+    """Prints the table of a folder, or writes its page and its plots."""
     style = arguments.style(options)
     lengths = {name: arguments.run_length(options, name) for name in ("images", "epochs")}
     if options.view not in (None, *VIEWS):
@@ -19,6 +21,10 @@ def run(options: Namespace) -> int:
     has_length = any(length is not None for length in lengths.values())
     if has_length and view in (None, search.VIEW, kernel_times.VIEW):
         raise ValueError("--images and --epochs: expected with --view compiled-vs-eager")
+    if options.html or options.plots:
+        return _write_document(options)
+    if options.out is not None:
+        raise ValueError("--out: expected with --html or --plots")
     if view is None and kernel_times.is_all_there_is(options.folder):
         view = kernel_times.VIEW
     if view == kernel_times.VIEW:
@@ -35,3 +41,35 @@ def run(options: Namespace) -> int:
         page = views.page(page.frame, view, **lengths)
     write_page(page, style)
     return 0
+
+
+def _write_document(options: Namespace) -> int:
+    """Writes what `--html` and `--plots` ask for."""
+    asked = "--html" if options.html else "--plots"
+    if options.view is not None or options.style != FORMATS[0]:
+        beside = f"--view {options.view}" if options.view else f"--format {options.style}"
+        raise ValueError(f"{beside}: not with {asked}, which writes files")
+    rows = journal.read(options.folder)
+    from bench.report.document import HTML_NAME, Document
+
+    page = table_page(rows, options.folder)
+    document = Document(options.folder, options.folder.resolve().name, rows, page)
+    files: dict[str, bytes] = document.pictures() if options.plots else {}
+    if options.html:
+        files[HTML_NAME] = document.html().encode()
+    folder = options.folder if options.out is None else Path(options.out)
+    write_files(folder, files)
+    console = Output()
+    for name in files:
+        print_line(console, f"Written: {folder / name}")
+    return 0
+
+
+def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Writes files by their path in a folder, each whole or not at all."""
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        whole = path.with_name(f"{path.name}.new")
+        whole.write_bytes(content)
+        whole.replace(path)

@@ -1,81 +1,43 @@
-"""Two folders, or two variants of one, cell by cell: what is shown to differ, and by how much.
-
-A cell's rounds are its replicates, of all seeds, in speed and memory. In quality its seeds are:
-rounds of one seed learn the same from the same, so that they tell nothing of another seed.
-"""
+"""Two folders, or two variants of one, cell by cell: what is shown to differ, and by how much."""
 
 import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 
 import pandas as pd
 
 from bench.journal import Row
-from bench.noise import class_of, of_rows
 from bench.report import Record
 from bench.report.cells import differing, records
 from bench.report.contrast import (
-    FASTER,
     Contrast,
-    Rates,
     Verdict,
-    Words,
     absent,
     judge_all,
-    of_rates,
     rounds_in_turn,
+)
+from bench.report.figures import (
+    MEMORY,
+    QUALITY,
+    SPEED,
+    Figure,
+    Gate,
+    judge_gate,
+    logs_of,
+    quality_of,
+    rates_of,
+    replicates,
+    speed_of,
+    status_of,
+    values_of,
 )
 from bench.report.frame import cell_frame, trial_record
 from bench.report.notes import caution_notes, floor_notes, interval_notes, machine_notes
 from bench.report.page import NOT_READABLE, Column, IntervalColumn, Page, shown
 from bench.report.sides import Pair, Side, check, matched, only_in
-from bench.stats import Direction, estimate, paired_logs
-from bench.trial import Status, rate_text
-
-Replicates = dict[tuple[int, int], Record]
-"""(seed, round) -> a trial that ended well."""
-
-
-@dataclass(frozen=True, eq=False)
-class Figure:
-    """What is compared.
-
-    Attributes:
-        name: Of the ratio's column.
-        source: Of the figure's column in a trial's record.
-        words: For what is known of it.
-        worse: The direction that nobody wants.
-        unit: What is one observation of it.
-    """
-
-    name: str
-    source: str
-    words: Words
-    worse: Direction
-    unit: str = "round"
-
-    def harm(self, ratio: float) -> float:
-        """By what share it is worse; negative where it is better."""
-        return 1 - ratio if self.worse is Direction.LOWER else ratio - 1
-
-
-SPEED = Figure("ratio", "images_per_s", FASTER, Direction.LOWER)
-MEMORY = Figure(
-    "memory_ratio",
-    "peak_memory_gib",
-    {**FASTER, Direction.HIGHER: "more", Direction.LOWER: "less"},
-    Direction.HIGHER,
-)
-QUALITY = Figure(
-    "mse_ratio",
-    "final_mse",
-    {**FASTER, Direction.HIGHER: "worse", Direction.LOWER: "better"},
-    Direction.HIGHER,
-    "seed",
-)
-FIGURES = (SPEED, MEMORY, QUALITY)
+from bench.stats import estimate
+from bench.trial import rate_text
 
 _COLUMNS = (
     Column("there_images_per_s", "A\nimages/s", rate_text),
@@ -83,21 +45,6 @@ _COLUMNS = (
     Column("ratio", "B / A", "{:.3f}x".format, needs=("there_images_per_s", "here_images_per_s")),
     IntervalColumn("ratio", "interval", "{:.3f}".format),
 )
-
-
-@dataclass(frozen=True)
-class Gate:
-    """A change that shall not be.
-
-    Attributes:
-        option: By which it was asked for.
-        figure: What must not be worse.
-        share: By this or more.
-    """
-
-    option: str
-    figure: Figure
-    share: float
 
 
 @dataclass(frozen=True)
@@ -145,9 +92,9 @@ def compare(
     pairs = matched(there, here)
     known = None if drift is None else math.log1p(drift)
     contrasts = {
-        SPEED: [_speed(pair, known) for pair in pairs],
-        MEMORY: [Contrast(_logs(MEMORY, pair), "") for pair in pairs],
-        QUALITY: [Contrast(_quality(pair), "") for pair in pairs],
+        SPEED: [speed_of(pair, known) for pair in pairs],
+        MEMORY: [Contrast(logs_of(MEMORY, pair), "") for pair in pairs],
+        QUALITY: [quality_of(pair) for pair in pairs],
     }
     verdicts = {
         figure: judge_all(found, margin, figure.words, figure.unit)
@@ -168,15 +115,13 @@ def compare(
         for place, pair in enumerate(pairs)
     ]
     measured = [
-        place
-        for place, pair in enumerate(pairs)
-        if _replicates(pair.there) or _replicates(pair.here)
+        place for place, pair in enumerate(pairs) if replicates(pair.there) or replicates(pair.here)
     ]
     failed: list[str] = []
     undecided: list[str] = []
     for gate in gates:
         for place in measured:
-            told, text = _judge(gate, pairs[place], verdicts[gate.figure][place])
+            told, text = judge_gate(gate, pairs[place], verdicts[gate.figure][place])
             if told is not True:
                 (undecided if told is None else failed).append(text)
     gone = only_in(there, pairs)
@@ -194,42 +139,11 @@ def compare(
     )
 
 
-def _replicates(rows: Iterable[Row]) -> Replicates:
-    return {
-        (row.trial.seed, row.trial.round): trial_record(row)
-        for row in rows
-        if row.result.status is Status.OK
-    }
-
-
-def _values(figure: Figure, rows: Iterable[Row]) -> dict[tuple[int, int], float]:
-    values = {key: record[figure.source] for key, record in _replicates(rows).items()}
-    return {key: value for key, value in values.items() if value}
-
-
-def _logs(figure: Figure, pair: Pair) -> list[float]:
-    return paired_logs(_values(figure, pair.here), _values(figure, pair.there))
-
-
-def _rates(rows: Iterable[Row]) -> Rates:
-    return {
-        key: (record["images_per_s"], record["started_at"] or "")
-        for key, record in _replicates(rows).items()
-    }
-
-
-def _speed(pair: Pair, drift: float | None) -> Contrast:
-    noises = [of_rows(rows) for rows in (pair.here, pair.there)]
-    good = (row for row in pair.here if row.result.status is Status.OK)
-    group = next(map(class_of, good), "")
-    return of_rates(_rates(pair.here), _rates(pair.there), group, noises, drift)
-
-
 def _not_in_turn(pairs: Sequence[Pair], drift: float | None) -> str:
     """What it means that some rounds were not measured in turn; empty if all were."""
     odd = total = 0
     for pair in pairs:
-        here, there = _rates(pair.here), _rates(pair.there)
+        here, there = rates_of(pair.here), rates_of(pair.there)
         common = len(here.keys() & there.keys())
         total, odd = total + common, odd + common - len(rounds_in_turn(here, there))
     if not odd:
@@ -252,20 +166,6 @@ def _place(row: Row) -> tuple[str, int, str]:
     return row.trial.variant, row.trial.batch_size, json.dumps(dict(row.trial.settings))
 
 
-def _quality(pair: Pair) -> list[float]:
-    """Of each seed's ratio, by the mean of the rounds that both sides have."""
-    here, there = _values(QUALITY, pair.here), _values(QUALITY, pair.there)
-    seeds: dict[int, list[tuple[int, int]]] = {}
-    for key in sorted(here.keys() & there.keys()):
-        seeds.setdefault(key[0], []).append(key)
-    return paired_logs(
-        *(
-            {seed: fmean(side[key] for key in keys) for seed, keys in seeds.items()}
-            for side in (here, there)
-        )
-    )
-
-
 def _record(pair: Pair, verdicts: dict[Figure, Verdict | None]) -> Record:
     """A line of the DataFrame."""
     trial = pair.here[0].trial
@@ -278,49 +178,15 @@ def _record(pair: Pair, verdicts: dict[Figure, Verdict | None]) -> Record:
     }
     for side, rows in (("there", pair.there), ("here", pair.here)):
         for figure in verdicts:
-            values = _values(figure, rows)
+            values = values_of(figure, rows)
             # Of the rounds that the ratio is of, where there are any.
-            common = _values(figure, pair.here).keys() & _values(figure, pair.there).keys()
+            common = values_of(figure, pair.here).keys() & values_of(figure, pair.there).keys()
             logs = [math.log(value) for key, value in values.items() if key in (common or values)]
             record[f"{side}_{figure.source}"] = estimate(logs).value if logs else None
-        record[f"{side}_status"] = _status(rows)
+        record[f"{side}_status"] = status_of(rows)
     for figure, verdict in verdicts.items():
         record |= verdict.columns(figure.name) if verdict else absent(figure.name)
     return record
-
-
-def _status(rows: Iterable[Row]) -> str:
-    """`ok`, or how those rounds ended that did not end so; what was interrupted runs again."""
-    fine = (Status.OK, Status.INTERRUPTED)
-    odd = dict.fromkeys(row.result.status for row in rows if row.result.status not in fine)
-    return ", ".join(odd) or Status.OK.value
-
-
-def _judge(gate: Gate, pair: Pair, verdict: Verdict | None) -> tuple[bool | None, str]:
-    """Whether a gate holds for a cell, or `None` where that is not shown; and a sentence."""
-    limit, what = f"{gate.option} {100 * gate.share:g}%", gate.figure.source
-    there, here = _status(pair.there), _status(pair.here)
-    worse = here != Status.OK and (there == Status.OK or not _replicates(pair.here))
-    if worse and _replicates(pair.there):
-        return False, f"{limit}: {pair.label} ended {here} in B, and well in A"
-    if verdict is None:
-        return None, f"{limit}: {pair.label} has no {what} to compare"
-    judgement = verdict.judgement
-    harm = gate.figure.harm(judgement.ratio.value)
-    change = f"{100 * abs(harm):.1f}% {'worse' if harm > 0 else 'better'}"
-    text = f"{limit}: {pair.label} has {change} {what}, {verdict.word}"
-    if judgement.why:
-        text += f" ({judgement.why})"
-    if judgement.differs and harm >= gate.share:
-        return False, text
-    if judgement.strict is None:
-        return None, text
-    most = max(map(gate.figure.harm, (judgement.strict.low, judgement.strict.high)))
-    same = judgement.direction is Direction.SAME
-    if most < gate.share and (same or math.expm1(verdict.floor) < gate.share):
-        return True, text
-    unbounded = math.isinf(judgement.strict.high)
-    return None, text if unbounded else f"{text}, at most {100 * most:.1f}% worse"
 
 
 def _page(there: Side, here: Side, records: list[Record], notes: list[str]) -> Page:

@@ -13,7 +13,9 @@ from bench.report.contrast import MARKS
 NOT_MEASURED = "not measured"
 NOT_READABLE = "not readable"
 
-_LEFT = ("variant", "mode", "precision", "change", "case", "by", "status")
+LEFT = ("variant", "mode", "precision", "change", "case", "by", "role", "status")
+"""Titles of columns that hold words."""
+
 _GAP = 2
 """Characters between two columns in a terminal."""
 
@@ -133,7 +135,7 @@ class Page:
         for title in shown:
             table.add_column(
                 title,
-                justify="left" if title in _LEFT else "right",
+                justify="left" if title in LEFT else "right",
                 vertical="bottom",  # of a heading with fewer lines than others
                 no_wrap=True,
             )
@@ -146,7 +148,7 @@ class Page:
         """The table, the sentence and the notes."""
         lines = [
             "| " + " | ".join(map(_one_line, self.columns)) + " |",
-            "|" + "|".join(":--" if title in _LEFT else "--:" for title in self.columns) + "|",
+            "|" + "|".join(":--" if title in LEFT else "--:" for title in self.columns) + "|",
         ]
         for place, bold in enumerate(self.bold):
             texts = [column[place] for column in self.columns.values()]

@@ -1,0 +1,311 @@
+"""What to use: the Pareto front, and the fastest way within a budget that costs no quality."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from bench.budget import GIB
+from bench.journal import Row
+from bench.report import Record
+from bench.report.cells import by_settings, differing, records, where
+from bench.report.configurations import Configuration, configurations, pareto
+from bench.report.contrast import MARGIN, Verdict, absent, judge_all
+from bench.report.figures import QUALITY, SPEED, Figure, Harm, harm, quality_of, speed_of
+from bench.report.frame import cell_frame
+from bench.report.notes import caution_notes, machine_notes, verdict_notes
+from bench.report.page import Column, IntervalColumn, Page, RatioColumn, ratio_text, shown
+from bench.report.sides import Pair
+from bench.report.speedups import is_power_of_two
+from bench.trial import rate_text
+
+QUALITY_MARGIN = 0.02
+
+FRONT, SEED, CHOSEN = "front", "seed's setup", "recommended"
+
+_COLUMNS = (
+    Column("images_per_s", "images/s", rate_text),
+    RatioColumn("ratio", "vs seed", "{:.2f}x".format, needs=("seed_variant",)),
+    IntervalColumn("ratio", "interval", "{:.2f}".format),
+    Column("final_mse", "MSE", "{:.1f}".format),
+    RatioColumn("mse_ratio", "MSE vs seed's", "{:.3f}x".format, needs=("seed_variant",)),
+    IntervalColumn("mse_ratio", "of MSE", "{:.3f}".format),
+    Column("taken_gib", "GiB", "{:.2f}".format, "not readable"),
+)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The configuration to use, of those that share their settings.
+
+    Attributes:
+        configuration: Which it is.
+        sentence: Why, in words.
+    """
+
+    configuration: Configuration
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """What was found.
+
+    Attributes:
+        page: The Pareto fronts, with the sentences.
+        choices: One for each settings that have one.
+    """
+
+    page: Page
+    choices: list[Choice]
+
+
+def recommend(
+    rows: Sequence[Row], budget_bytes: int | None = None, margin: float = QUALITY_MARGIN
+) -> Recommendation:
+    """Chooses the fastest way within a budget whose final MSE is not worse than the seed's setup's.
+
+    That is what one has without any switch: the plain variant at its largest power-of-two batch in
+    the budget. Where some ways are shown to cost no more quality than the margin, it is the fastest
+    of those; else the fastest of those that cost no more by the estimate, and that is said.
+
+    Args:
+        rows: Of one journal.
+        budget_bytes: `None` is what the rows were measured within.
+        margin: By so much the MSE may be worse, as a share.
+
+    Raises:
+        ValueError: The budget is larger than what was measured within, or there are no rows.
+    """
+    cells = records(cell_frame(rows))
+    measured_bytes = rows[0].trial.budget_bytes
+    if budget_bytes is not None and budget_bytes > measured_bytes:
+        raise ValueError(
+            f"--budget {budget_bytes / GIB:g}GiB: expected at most the {measured_bytes / GIB:g} GiB"
+            " that the rows were measured within"
+        )
+    budget_gib = (budget_bytes or measured_bytes) / GIB
+    groups = [
+        _Group(words, configurations(rows, group), budget_gib, margin)
+        for words, group in by_settings(cells)
+    ]
+    lines = [line for group in groups for line in group.lines]
+    return Recommendation(
+        _page(cells, lines, groups), [group.choice for group in groups if group.choice]
+    )
+
+
+class _Group:
+    """Configurations that share their settings, and what is to be said of them."""
+
+    def __init__(
+        self, words: str, found: Sequence[Configuration], budget_gib: float, margin: float
+    ) -> None:
+        self.words, self.budget_gib, self.margin = words, budget_gib, margin
+        self.all = found
+        self.sound = [one for one in found if one.is_sound and self._fits(one)]
+        plain = [one for one in self.sound if one.is_plain and is_power_of_two(one.batch_size)]
+        self.seed = max(plain, key=lambda one: one.batch_size, default=None)
+        self.speed = self._judged(SPEED)
+        self.quality = self._judged(QUALITY)
+        self.harms = {
+            one: harm(QUALITY, verdict, margin) if verdict else None
+            for one, verdict in self.quality.items()
+        }
+        self.choice = self._choose()
+        self.lines = self._lines()
+
+    def _fits(self, one: Configuration) -> bool:
+        return one.taken_gib is None or one.taken_gib <= self.budget_gib
+
+    def _judged(self, figure: Figure) -> dict[Configuration, Verdict | None]:
+        """The verdict on every configuration against the seed's setup."""
+        contrast = speed_of if figure is SPEED else quality_of
+        margin = MARGIN if figure is SPEED else self.margin
+        contrasts = [
+            contrast(Pair(self.seed.rows, one.rows)) if self.seed and one is not self.seed else None
+            for one in self.sound
+        ]
+        verdicts = judge_all(contrasts, margin, figure.words, figure.unit)
+        return dict(zip(self.sound, verdicts, strict=True))
+
+    def _choose(self) -> Choice | None:
+        if not self.sound:
+            return None
+        shown = [one for one in self.sound if self._costs_nothing(one)]
+        possible = [one for one in self.sound if one is self.seed or self._may_cost_nothing(one)]
+        pool = [one for one in shown if self._is_faster(one)] or possible
+        best = max(pool, key=lambda one: one.images_per_s)
+        return Choice(best, self._sentence(best, possible))
+
+    def _costs_nothing(self, one: Configuration) -> bool:
+        """Whether its MSE is shown to be worse by no more than the margin."""
+        found = self.harms[one]
+        return found is not None and found.within is True and one.baseline is None
+
+    def _may_cost_nothing(self, one: Configuration) -> bool:
+        """Whether it may be so, by the estimate."""
+        found = self.harms[one]
+        return found is None or (found.within is not False and found.share < self.margin)
+
+    def _is_faster(self, one: Configuration) -> bool:
+        return self.seed is None or one.images_per_s > self.seed.images_per_s
+
+    def _sentence(self, best: Configuration, possible: Sequence[Configuration]) -> str:
+        text = f"{f'At {self.words}: use' if self.words else 'Use'} {best.label}: "
+        taken = "memory not readable"
+        if best.taken_gib is not None:
+            taken = f"{best.taken_gib:.2f} of {self.budget_gib:g} GiB"
+        if best is self.seed:
+            others = len(self.sound) - 1
+            text += f"{rate_text(best.images_per_s)} images/s in {taken}. It is {self._setup()}: "
+            text += (
+                f"of the other {others}, none is faster without costing quality by the estimate."
+                if others
+                else "nothing else was measured that fits and ended well."
+            )
+        else:
+            text += f"{self._speed_words(best)}, {taken}, {self._quality_words(best)}."
+        rivals = [one for one in possible if one is not best and not self._beats(best, one)]
+        if rivals:
+            names = ", ".join(one.label for one in rivals[:3])
+            more = f" and {len(rivals) - 3} more" if len(rivals) > 3 else ""
+            text += f" Not shown to be faster than {names}{more}."
+        return text
+
+    def _speed_words(self, best: Configuration) -> str:
+        if self.seed is None:
+            plain = best.cells[0]["plain_variant"]
+            return (
+                f"{rate_text(best.images_per_s)} images/s (what it gains is not shown: {plain} at "
+                "a power-of-two batch was not measured)"
+            )
+        verdict = self.speed[best]
+        setup = f"the images/s of {self.seed.label}, {self._setup()}"
+        if verdict is None:
+            ratio = best.images_per_s / self.seed.images_per_s
+            return f"~{ratio:.2f}x {setup} (not shown: no round of both)"
+        why = verdict.judgement.why
+        missing = f" (not shown: {why})" if why else ""
+        return f"{ratio_text(verdict.columns('ratio'), 'ratio')} {setup}{missing}"
+
+    def _quality_words(self, best: Configuration) -> str:
+        limit = f"worse by more than {100 * self.margin:g} %"
+        found = self.harms.get(best)
+        if best.baseline:
+            return f"whether it costs quality not shown: MSE is no better than {best.baseline}"
+        if found is None:
+            return "whether it costs quality not shown: there is no MSE to compare with"
+        seeds = len(best.cells)
+        by_estimate = f"{100 * abs(found.share):.1f} % {'worse' if found.share > 0 else 'better'}"
+        if not found.share:
+            by_estimate = "equal"
+        if found.within:
+            count = f"{seeds} seed{'s' if seeds > 1 else ''}"
+            return f"MSE not {limit} (over {count}, {by_estimate} by the estimate)"
+        verdict = self.quality[best]
+        why = verdict.judgement.why if verdict else ""
+        if found.most is not None:
+            why = f"at most {100 * found.most:.1f} % worse"
+        missing = ", ".join(filter(None, (f"{by_estimate} by the estimate", why)))
+        return f"not shown that MSE is not {limit} ({missing})"
+
+    def _setup(self) -> str:
+        """What the seed's setup is, by what is known of its batch size."""
+        double = 2 * self.seed.batch_size if self.seed else 0
+        beyond = [
+            one
+            for one in self.all
+            if one.is_plain
+            and one.batch_size == double
+            and (one.ran_out_of_memory or (one.is_sound and not self._fits(one)))
+        ]
+        edge = "that fits" if beyond else "measured"
+        return f"the seed's setup at the largest power of two {edge}"
+
+    def _beats(self, best: Configuration, other: Configuration) -> bool:
+        """Whether it is shown to be faster; as many comparisons as pairs, for none was planned."""
+        contrast = speed_of(Pair(other.rows, best.rows))
+        pairs = len(self.sound) * (len(self.sound) - 1) // 2
+        (verdict,) = judge_all([contrast], comparisons=pairs)
+        return verdict is not None and verdict.word == "faster"
+
+    def _lines(self) -> list[Record]:
+        """The Pareto front, and what is spoken of."""
+        told = [self._line(one) for one in self.sound]
+        front = pareto(told)
+        chosen = self.choice.configuration if self.choice else None
+        found = []
+        for one, line in zip(self.sound, told, strict=True):
+            line["on_front"] = any(line is other for other in front)
+            line["is_seed"], line["recommended"] = one is self.seed, one is chosen
+            roles = {CHOSEN: one is chosen, SEED: one is self.seed, FRONT: line["on_front"]}
+            line["role"] = ", ".join(role for role, has in roles.items() if has)
+            if line["role"]:
+                found.append(line)
+        return sorted(found, key=lambda line: -float(line["images_per_s"]))
+
+    def _line(self, one: Configuration) -> Record:
+        first = one.cells[0]
+        found: Harm | None = self.harms[one]
+        columns: Record = {}
+        for figure, verdict in ((SPEED, self.speed[one]), (QUALITY, self.quality[one])):
+            name = figure.name
+            own = {name: 1.0} if one is self.seed else {}
+            columns |= verdict.columns(name) if verdict else absent(name) | own
+        return {
+            **json.loads(first["settings"]),
+            "variant": one.variant,
+            "batch_size": one.batch_size,
+            "seeds": len(one.cells),
+            "images_per_s": one.images_per_s,
+            "final_mse": one.final_mse,
+            "taken_gib": one.taken_gib,
+            "budget_gib": self.budget_gib,
+            "seed_variant": self.seed.variant if self.seed else None,
+            "seed_batch_size": self.seed.batch_size if self.seed else None,
+            **columns,
+            "costs_no_quality": found.within if found else None,
+            "settings": first["settings"],
+            "command": first["command"],
+        }
+
+
+def _page(cells: list[Record], lines: list[Record], groups: Sequence[_Group]) -> Page:
+    columns = shown(_COLUMNS, lines)
+    texts = {
+        "variant": [line["variant"] for line in lines],
+        "batch": [str(line["batch_size"]) for line in lines],
+        **(
+            {name: [str(line[name]) for line in lines] for name in differing(lines)}
+            if lines
+            else {}
+        ),
+        "seeds": [str(line["seeds"]) for line in lines],
+        **{column.title: [column.text(line) for line in lines] for column in columns},
+        "role": [line["role"] for line in lines],
+    }
+    sentences = [
+        group.choice.sentence
+        if group.choice
+        else f"Nothing can be recommended {where(group.words)}: nothing that fits "
+        f"{group.budget_gib:g} GiB ended well, in all rounds, unflagged."
+        for group in groups
+    ]
+    told = [group.choice.configuration for group in groups if group.choice]
+    return Page(
+        pd.DataFrame(lines),
+        texts,
+        [bool(line["recommended"]) for line in lines],
+        ["of MSE", "seeds", "role", "GiB", "interval", "MSE vs seed's"],
+        " ".join(sentences),
+        [
+            *machine_notes(cells),
+            "The Pareto front: what nothing else is both faster and better than, by the estimates. "
+            "All learn from the same samples: a larger batch takes fewer steps.",
+            *verdict_notes(lines, "ratio"),
+            *(f"{one.label}: {one.cells[0]['command']}" for one in told),
+            *caution_notes(cells),
+        ],
+    )

@@ -1,0 +1,241 @@
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.journal import FILE_NAME, Row
+from bench.report.configurations import pareto
+from bench.report.recommend import Recommendation, recommend
+from bench.trial import Status
+from tests.commands import main
+from tests.report_rows import (
+    GIB,
+    NEAR,
+    SETTINGS,
+    bad,
+    in_rounds,
+    of_today,
+    page_lines,
+    page_texts,
+    quality,
+)
+
+SHAPES = [NEAR[seed:] + NEAR[:seed] for seed in range(5)]
+
+
+def seeded(
+    variant: str, batch_size: int, rate: float, mse: float, seeds: int = 5, **more: Any
+) -> list[Row]:
+    """A cell of several seeds, in two rounds each, whose MSE scatters by a per mille."""
+    return [
+        row
+        for seed in range(seeds)
+        for row in in_rounds(
+            variant,
+            batch_size,
+            rate,
+            SHAPES[seed][:2],
+            seed=seed,
+            final_mse=mse * SHAPES[seed][0] ** 0.3,
+            **more,
+        )
+    ]
+
+
+def taking(rows: list[Row], gib: float) -> list[Row]:
+    """The same with another memory peak."""
+    monitor = [{**sample, "rss_anon_bytes": int(gib * GIB)} for sample in rows[0].result.monitor]
+    memory: dict[str, int | str | None] = {"peak_bytes": int(gib * GIB)}
+    return [
+        replace(row, result=replace(row.result, monitor=monitor, memory=memory)) for row in rows
+    ]
+
+
+def chosen(found: Recommendation) -> str:
+    (choice,) = found.choices
+    return choice.configuration.label
+
+
+FP32 = seeded("fp32", 16, 100, 80)
+BF16 = seeded("bf16", 16, 150, 80.4)
+BF16_LAST = seeded("bf16+channels_last", 16, 200, 90)
+
+
+def test_the_fastest_that_is_shown_to_cost_no_quality_is_chosen() -> None:
+    found = recommend([*FP32, *BF16, *BF16_LAST])
+    assert chosen(found) == "bf16 at batch 16"
+    sentence = found.choices[0].sentence
+    assert sentence.startswith("Use bf16 at batch 16: 1.50x [1.50, 1.50] the images/s of fp32 at ")
+    assert "the seed's setup at the largest power of two measured, 2.00 of 8 GiB" in sentence
+    assert "MSE not worse by more than 2 % (over 5 seeds, 0.5 % worse by the estimate)" in sentence
+    assert "not shown" not in sentence.lower()
+    assert found.page.verdict == sentence
+
+
+def test_a_wider_margin_allows_what_costs_more() -> None:
+    rows = [*FP32, *BF16, *BF16_LAST]
+    assert chosen(recommend(rows, margin=0.2)) == "bf16+channels_last at batch 16"
+    assert chosen(recommend(rows, margin=0.001)) == "fp32 at batch 16"
+
+
+def test_where_no_seed_tells_of_quality_that_is_said() -> None:
+    rows = [*in_rounds("fp32", 16, 100), *in_rounds("bf16", 16, 150, final_mse=101.0)]
+    (choice,) = recommend(rows).choices
+    assert choice.configuration.label == "bf16 at batch 16"
+    assert (
+        "not shown that MSE is not worse by more than 2 % (1.0 % worse by the estimate, 1 seed, 5 "
+        "are needed)"
+    ) in choice.sentence
+
+
+def test_where_rounds_are_few_the_gain_is_not_shown() -> None:
+    rows = [*in_rounds("fp32", 16, 100, NEAR[:1]), *in_rounds("bf16", 16, 150, NEAR[:1])]
+    (choice,) = recommend(rows).choices
+    assert "~1.50x the images/s of fp32" in choice.sentence
+    assert "(not shown: 1 round, 5 are needed)" in choice.sentence
+    assert choice.sentence.endswith("Not shown to be faster than fp32 at batch 16.")
+
+
+def test_what_costs_quality_by_the_estimate_is_not_chosen() -> None:
+    rows = [*in_rounds("fp32", 16, 100), *in_rounds("bf16", 16, 150, final_mse=110.0)]
+    found = recommend(rows)
+    assert chosen(found) == "fp32 at batch 16"
+    assert (
+        "It is the seed's setup at the largest power of two measured: of the other 1, none is "
+        "faster without costing quality by the estimate."
+    ) in found.page.verdict
+
+
+def test_a_budget_leaves_out_what_takes_more() -> None:
+    rows = [
+        *taking(FP32, 2.0),
+        *taking(seeded("fp32", 32, 110, 80), 5.0),
+        *taking(BF16, 3.5),
+        *taking(seeded("bf16", 8, 120, 80), 1.0),
+    ]
+    assert chosen(recommend(rows)) == "bf16 at batch 16"
+    assert "of fp32 at batch 32" in recommend(rows).page.verdict
+    within = recommend(rows, 4 * GIB)
+    assert chosen(within) == "bf16 at batch 16"
+    assert "3.50 of 4 GiB" in within.page.verdict
+    assert "of fp32 at batch 16, the seed's setup at the largest power of two that fits" in (
+        within.page.verdict
+    )
+    assert chosen(recommend(rows, 3 * GIB)) == "bf16 at batch 8"
+    assert "Nothing can be recommended here: nothing that fits 0.5 GiB" in (
+        recommend(rows, GIB // 2).page.verdict
+    )
+
+
+def test_the_seed_s_batch_fits_where_the_next_one_ran_out_of_memory() -> None:
+    rows = [*FP32, *(bad("fp32", 32, Status.OOM, seed=seed) for seed in range(5)), *BF16]
+    assert "the largest power of two that fits" in recommend(rows).page.verdict
+
+
+def test_what_failed_in_one_seed_or_is_flagged_is_no_way_to_train() -> None:
+    crashed = [*BF16[:-1], replace(BF16[-1], result=bad("bf16", 16, Status.CRASH).result)]
+    assert chosen(recommend([*FP32, *crashed])) == "fp32 at batch 16"
+
+
+def test_without_the_plain_variant_the_gain_is_not_shown() -> None:
+    found = recommend(BF16)
+    assert chosen(found) == "bf16 at batch 16"
+    assert "what it gains is not shown: fp32 at a power-of-two batch was not measured" in (
+        found.page.verdict
+    )
+
+
+def test_what_learns_nothing_tells_nothing_of_quality() -> None:
+    rows = [*seeded("fp32", 16, 100, 210), *seeded("bf16", 16, 150, 210)]
+    assert "whether it costs quality not shown: MSE is no better than mean colour" in (
+        recommend(rows).page.verdict
+    )
+
+
+def test_each_setting_has_its_own() -> None:
+    wide = SETTINGS | {"width": 32}
+    rows = [*FP32, *BF16, *seeded("fp32", 16, 50, 60, settings=wide)]
+    found = recommend(rows)
+    labels = [choice.configuration.label for choice in found.choices]
+    assert labels == ["bf16 at batch 16", "fp32 at batch 16"]
+    assert "At width 16: use bf16" in found.page.verdict
+    assert "At width 32: use fp32" in found.page.verdict
+
+
+def test_the_page_shows_the_pareto_front_and_what_is_spoken_of() -> None:
+    rows = [
+        *FP32,
+        *BF16,
+        *BF16_LAST,
+        *seeded("fp32", 4, 60, 50),
+        *seeded("bf16", 4, 40, 55),  # nobody wants this one
+    ]
+    page = recommend(rows).page
+    roles = {(text["variant"], text["batch"]): text["role"] for text in page_texts(page)}
+    assert roles == {
+        ("bf16+channels_last", "16"): "front",
+        ("bf16", "16"): "recommended, front",
+        ("fp32", "16"): "seed's setup, front",
+        ("fp32", "4"): "front",
+    }
+    assert page.bold == [False, True, False, False]
+    assert [line["recommended"] for line in page_lines(page)] == page.bold
+    assert page_texts(page)[1]["vs seed"] == "1.50x"
+    assert page_texts(page)[1]["seeds"] == "5"
+
+
+def test_the_front_is_what_nothing_beats_in_both() -> None:
+    points = [(1, 5), (2, 5), (3, 6), (2, 7), (4, 9), (4, 8), (3, 6)]
+    lines = [{"images_per_s": rate, "final_mse": mse} for rate, mse in points]
+    front = pareto(lines)
+    assert [(line["images_per_s"], line["final_mse"]) for line in front] == [(4, 8), (3, 6), (2, 5)]
+
+
+# The command.
+
+
+def write(folder: Path, rows: list[Row]) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / FILE_NAME).write_text("".join(row.to_line() for row in rows))
+    return folder
+
+
+def test_the_command_says_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = str(write(tmp_path / "out", [*FP32, *BF16]))
+    code, out, error = main(["recommend", folder, "--quality-margin", "3%"], capsys)
+    assert (code, error) == (0, "")
+    assert out.splitlines()[-1].startswith("Use bf16 at batch 16: 1.50x")
+    assert "unet-bench trial bf16 --batch-size 16" in out
+    code, out, _ = main(["recommend", folder, "--budget", "1GiB"], capsys)
+    assert code == 1
+    assert "Nothing can be recommended" in out
+    code, out, _ = main(["recommend", folder, "--format", "csv"], capsys)
+    assert out.startswith("data,image_size,width,variant,batch_size,seeds,images_per_s")
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--budget", "9GiB"], "--budget 9GiB: expected at most the 8 GiB that the rows were"),
+        (["--budget", "much"], "memory size 'much': expected a number and a unit"),
+        (["--quality-margin", "200%"], "--quality-margin '200%': expected a percentage"),
+        (["--format", "xml"], "--format 'xml'"),
+    ],
+)
+def test_mistakes_are_one_line(
+    more: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = str(write(tmp_path / "out", FP32))
+    code, out, error = main(["recommend", folder, *more], capsys)
+    assert (code, out) == (2, "")
+    assert words in error
+    assert error.count("\n") == 1
+
+
+def test_what_has_no_figures_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [of_today("fp32", 16, bad("fp32", 16, Status.CRASH).result)]
+    code, out, _ = main(["recommend", str(write(tmp_path / "out", rows))], capsys)
+    assert code == 1
+    assert "Nothing can be recommended here: nothing that fits 8 GiB ended well" in out
+    assert quality(1.0)["final_mse"] == 1.0
