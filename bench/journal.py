@@ -8,6 +8,7 @@ import fcntl
 import json
 import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -169,6 +170,15 @@ def read_if_any(folder: Path) -> list[Row]:
 
 def _whole_lines(content: bytes) -> list[bytes]:
     return content[: content.rfind(b"\n") + 1].split(b"\n")[:-1]
+
+
+def preview(folder: Path, name: str) -> Path | None:
+    """The picture that a row of a folder names; `None` where there is none, as in a mere copy.
+
+    A journal may come from anywhere: other files than pictures are not to be had by it.
+    """
+    path = folder / PREVIEWS / name
+    return path if re.fullmatch("[0-9a-f]{16}[.]png", name) and path.is_file() else None
 
 
 class Journal:

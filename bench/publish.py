@@ -21,6 +21,9 @@ from bench.trial import Status
 ABOUT = "about.md"
 """Of a published folder: what it shows, in a sentence or two."""
 
+PLOTS = "plots"
+"""The folder in it that is rendered."""
+
 NAME = re.compile(r"(\d{4}-\d{2}-\d{2})_([a-z0-9.-]+)_torch-([0-9][^_]*)_([a-z0-9-]+)")
 """Date, device, torch and theme of a published folder."""
 
@@ -35,13 +38,14 @@ def check(folder: Path) -> None:
         ValueError: It is not complete, not of one environment and one clean commit, or its noise
             floor is not known; naming what is missing.
     """
-    for reason in _reasons(folder):
-        raise ValueError(f"{folder}: cannot be published: {reason}")
+    if reasons := list(_reasons(folder)):
+        raise ValueError(f"{folder}: cannot be published: {'; '.join(reasons)}")
 
 
 def _reasons(folder: Path) -> Iterator[str]:
     if kernel_times.is_all_there_is(folder):
         record = kernel_times.read(folder)
+        kernel_times.page(record, str(folder / kernel_times.FILE_NAME))  # or tells what is amiss
         yield from _provenance([record["environment"]])
         rounds = min(len(s) for case in record["cases"] for s in case["seconds"].values())
         if rounds < LEAST_ROUNDS:
@@ -203,20 +207,20 @@ def publish(folder: Path, to: Path, theme: str | None, about: str | None) -> Pat
 
 
 def _copy(folder: Path, new: Path) -> None:
-    """What was recorded, and what somebody has put beside it; what is rendered is left."""
+    """What was recorded; of a published folder also what somebody has put beside it."""
+    if NAME.fullmatch(folder.resolve().name):
+        shutil.copytree(folder, new, ignore=shutil.ignore_patterns(PLOTS))
+        return
     new.mkdir()
-    published = NAME.fullmatch(folder.resolve().name)
-    for path in sorted(folder.iterdir()):
-        if path.is_file() and (path.name in _RECORDS or published):
-            shutil.copy(path, new)
+    for name in _RECORDS:
+        if (folder / name).is_file():
+            shutil.copy(folder / name, new)
     if kernel_times.is_all_there_is(folder):
         return
     names = {name for row in journal.read(folder) for name in row.result.previews.values()}
-    for name in sorted(names):
-        path = folder / journal.PREVIEWS / name
-        if path.is_file():
-            (new / journal.PREVIEWS).mkdir(exist_ok=True)
-            shutil.copy(path, new / journal.PREVIEWS)
+    for path in filter(None, (journal.preview(folder, name) for name in sorted(names))):
+        (new / journal.PREVIEWS).mkdir(exist_ok=True)
+        shutil.copy(path, new / journal.PREVIEWS)
 
 
 def render(folder: Path, name: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.ahead import CAPABILITIES
+from tests.ahead import CAPABILITIES, OTHERS
 from tests.harness import REPOSITORY
 
 pytestmark = pytest.mark.timeout(400)  # some 150 kernels
@@ -25,13 +25,19 @@ MOST_REGISTERS = 64
 they wait for memory: 65,536 registers for 2,048 threads."""
 
 
+@pytest.fixture(scope="module", params=[CAPABILITIES, pytest.param(OTHERS, marks=pytest.mark.slow)])
+def capabilities(request: pytest.FixtureRequest) -> tuple[int, ...]:
+    found: tuple[int, ...] = request.param
+    return found
+
+
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> list[Made]:
+def made(capabilities: tuple[int, ...], tmp_path_factory: pytest.TempPathFactory) -> list[Made]:
     cache = tmp_path_factory.mktemp("triton")
     environment = {**os.environ, "TRITON_CACHE_DIR": str(cache)}
     environment.pop("TRITON_INTERPRET", None)
     done = subprocess.run(
-        [sys.executable, "-m", "tests.ahead"],
+        [sys.executable, "-m", "tests.ahead", *map(str, capabilities)],
         cwd=REPOSITORY,
         env=environment,
         capture_output=True,
@@ -50,11 +56,13 @@ def bytes_of(kernel: Made) -> int:
     return 4 if "fp32" in words_of(kernel) else 2
 
 
-def test_every_kernel_is_made_for_every_gpu(made: list[Made]) -> None:
+def test_every_kernel_is_made_for_every_gpu(
+    made: list[Made], capabilities: tuple[int, ...]
+) -> None:
     kernels = [kernel["kernel"] for kernel in made]
     assert len(set(kernels)) == 22
     for name in set(kernels):
-        assert {k["capability"] for k in made if k["kernel"] == name} == set(CAPABILITIES)
+        assert {k["capability"] for k in made if k["kernel"] == name} == set(capabilities)
 
 
 def test_nothing_is_spilled_and_enough_threads_find_registers(made: list[Made]) -> None:

@@ -128,6 +128,19 @@ def test_previews_are_shown_once_where_all_have_them_alike(
     assert len(re.findall("<img ", html_of(tmp_path, capsys))) == 2
 
 
+@pytest.mark.parametrize("name", ["../secret.png", "/etc/passwd", "secret.png"])
+def test_a_journal_of_others_gets_at_no_other_file(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "out"
+    (folder / PREVIEWS).mkdir(parents=True)
+    for path in (tmp_path / "secret.png", folder / "secret.png", folder / PREVIEWS / "secret.png"):
+        path.write_text("secret")
+    one = timed("fp32", 4, 60)
+    rows = [replace(one, result=replace(one.result, previews={"true": name}))]
+    assert "<img" not in html_of(write(folder, rows), capsys)
+
+
 def test_another_workload_s_code_is_not_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -165,6 +165,7 @@ def test_what_is_published_can_be_rendered_anew(tmp_path: Path, publish: Publish
     publish(write(tmp_path / "one", fit()), "--about", "Before")
     target = tmp_path / "results" / TARGET
     (target / "more.md").write_text("put here by hand")
+    (target / "plots" / "gone.svg").write_text("of an earlier version")
     (target / "report.html").unlink()
     (target / "table.csv").write_text("old")
     code, out, _ = publish(target)
@@ -172,6 +173,7 @@ def test_what_is_published_can_be_rendered_anew(tmp_path: Path, publish: Publish
     assert (target / "report.html").is_file()
     assert (target / "table.csv").read_text().count("\n") == 4
     assert (target / "more.md").read_text() == "put here by hand"
+    assert not (target / "plots" / "gone.svg").exists()
     assert (target / ABOUT).read_text() == "Before\n"
     assert f"Published: {target}" in out
     code, _, error = publish(target, "--name", "other")
@@ -222,6 +224,13 @@ def test_what_is_not_fit_is_refused_and_why_is_told(
     assert words in error
     assert error.count("\n") == 1
     assert not (tmp_path / "results").exists()
+
+
+def test_all_that_is_missing_is_told_at_once(tmp_path: Path, publish: Publish) -> None:
+    _, _, error = publish(write(tmp_path / "mine", fit(dirty=True)[:9], None))
+    assert "it has no runs.jsonl" in error
+    assert "measured with uncommitted changes" in error
+    assert "noise floor of bf16 b16 is not known" in error
 
 
 def test_a_measured_noise_floor_does_for_few_rounds(tmp_path: Path, publish: Publish) -> None:

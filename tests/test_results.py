@@ -19,8 +19,8 @@ import pytest
 from PIL import Image
 
 from bench.journal import FILE_NAME, Row, read
-from bench.publish import is_committed
-from bench.report.document import PLOTS, Document
+from bench.publish import PLOTS, is_committed
+from bench.report.document import Document
 from bench.report.drawing import digest
 from bench.report.frame import cell_frame
 from bench.report.published import index_page, with_index

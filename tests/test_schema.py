@@ -28,8 +28,8 @@ def lines_of(folder: Path) -> list[dict[str, Any]]:
 def lines(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What a sweep writes of trials that end in every way, compiled ones and previews too."""
     folder = tmp_path_factory.mktemp("schema") / "out"
-    variants = ["none", "none+trace", "raise", "exit", "oom", "nan", "unsupported", "hang"]
-    plan = toy_plan(folder, variants=variants, batch_size=[2, 4], oom_from=2, timeout_s=4)
+    variants = ["none", "none+trace", "raise", "exit", "oom", "nan", "unsupported"]
+    plan = toy_plan(folder, variants=variants, batch_size=[2, 4], oom_from=2)
     sweep.run(plan, Recorder())
     return lines_of(folder)
 
@@ -39,7 +39,7 @@ def test_it_is_a_schema() -> None:
 
 
 def test_what_a_sweep_writes_fits(lines: list[dict[str, Any]]) -> None:
-    statuses = {"ok", "crash", "oom", "implied_oom", "diverged", "unsupported", "timeout"}
+    statuses = {"ok", "crash", "oom", "implied_oom", "diverged", "unsupported"}
     assert {line["status"] for line in lines} == statuses
     assert any(line["previews"] for line in lines)
     assert any(line["compilation"] for line in lines)

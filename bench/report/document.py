@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 
 from bench.journal import Row
+from bench.publish import PLOTS
 from bench.report.drawing import to_png, to_svg
 from bench.report.html import to_html
 from bench.report.page import Page
@@ -13,7 +14,6 @@ from bench.report.plots import Plot, plots
 from bench.report.recommend import Recommendation, recommend
 
 HTML_NAME = "report.html"
-PLOTS = "plots"
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,9 @@ class Document:
 
     def html(self) -> str:
         """One page with everything in it."""
-        choices = self.recommendation.choices
-        return to_html(self.folder, self.name, self.rows, self.page, choices, self.plots)
+        return to_html(
+            self.folder, self.name, self.rows, self.page, self.recommendation, self.plots
+        )
 
     def pictures(self) -> dict[str, bytes]:
         """Every plot as SVG and as PNG, by its path in the folder."""

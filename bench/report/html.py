@@ -1,7 +1,6 @@
 """A report as one HTML file that needs nothing else: no network, no other file."""
 
 import base64
-import contextlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -12,17 +11,17 @@ import jinja2
 import pandas as pd
 
 from bench.budget import format_bytes
-from bench.journal import PREVIEWS, Row
+from bench.journal import Row, preview
 from bench.report import Record
 from bench.report.cells import differing, label, records
 from bench.report.configurations import Configuration, Group, groups_of, variants_shown
 from bench.report.drawing import to_inline_svg
 from bench.report.page import LEFT, Page
 from bench.report.plots import Plot
-from bench.report.recommend import Choice
+from bench.report.recommend import Choice, Recommendation
 from bench.report.timeline import timeline
 from bench.spec import DEFAULT_WORKLOAD
-from bench.trial import Status
+from bench.trial import Status, Trial
 from bench.workload import load_object
 
 STATUSES: Mapping[str, str] = {
@@ -48,7 +47,7 @@ def to_html(
     name: str,
     rows: Sequence[Row],
     page: Page,
-    choices: Sequence[Choice],
+    recommended: Recommendation,
     plots: Sequence[Plot],
 ) -> str:
     """The report of a folder.
@@ -58,7 +57,7 @@ def to_html(
         name: That the folder is called by.
         rows: Of its journal.
         page: Its result table.
-        choices: What is recommended.
+        recommended: What to use.
         plots: To be shown.
     """
     cells = records(page.frame)
@@ -74,9 +73,9 @@ def to_html(
         title=f"{rows[0].workload['name']} on {rows[0].environment['device_name']}",
         subtitle=_subtitle(name, rows, cells),
         verdict=page.verdict,
-        choices=[_choice(choice) for choice in choices],
+        choices=_choices(recommended),
         plots=[_plot(plot) for plot in plots if plot.name != "timeline"],
-        timelines=_timelines(rows, groups, choices),
+        timelines=_timelines(rows, groups, recommended.choices),
         filters=[{"name": name, "values": values} for name, values in filters.items()],
         columns=[
             {"title": " ".join(title.split()), "left": title in LEFT} for title in _titles(page)
@@ -109,19 +108,33 @@ def _subtitle(name: str, rows: Sequence[Row], cells: list[Record]) -> str:
     return " · ".join(filter(None, told))
 
 
-def _choice(choice: Choice) -> dict[str, str]:
-    found = choice.configuration
-    trial = found.rows[0].trial
-    code = ""
-    if trial.workload == DEFAULT_WORKLOAD:  # a report imports nothing that a journal names
-        workload = load_object(DEFAULT_WORKLOAD)
-        with contextlib.suppress(ValueError):  # a variant of a later version
-            code = workload.snippet(trial.axes, trial.settings, trial.batch_size, trial.device)
-    return {
-        "sentence": choice.sentence,
-        "command": found.cells[0]["command"],
-        "snippet": code,
-    }
+def _choices(recommended: Recommendation) -> list[dict[str, Any]]:
+    page = recommended.page
+    lines = [place for place, bold in enumerate(page.bold) if bold]
+    told = {"images/s": "images/s", "vs seed": "vs the seed's setup", "GiB": "GiB", "MSE": "MSE"}
+    return [
+        {
+            "name": choice.configuration.label,
+            "figures": [
+                {"name": words, "text": page.columns[title][place]} for title, words in told.items()
+            ],
+            "sentence": choice.sentence,
+            "command": choice.configuration.cells[0]["command"],
+            "snippet": _snippet(choice.configuration.rows[0].trial),
+        }
+        for choice, place in zip(recommended.choices, lines, strict=True)
+    ]
+
+
+def _snippet(trial: Trial) -> str:
+    """The same as code for another program; empty where there is none."""
+    if trial.workload != DEFAULT_WORKLOAD:  # a report imports nothing that a journal names
+        return ""
+    workload = load_object(DEFAULT_WORKLOAD)
+    try:
+        return str(workload.snippet(trial.axes, trial.settings, trial.batch_size, trial.device))
+    except ValueError:  # a variant of a later version
+        return ""
 
 
 def _plot(plot: Plot) -> dict[str, Any]:
@@ -238,19 +251,12 @@ def _previews(
         pictures += [
             (f"{caption}: {words}", name) for caption, name in found.items() if caption not in alike
         ]
+    paths = [(caption, preview(folder, name)) for caption, name in pictures]
     return [
-        {"caption": caption, "png": png}
-        for caption, name in pictures
-        if (png := _base64(folder / PREVIEWS / name))
+        {"caption": caption, "png": base64.b64encode(path.read_bytes()).decode()}
+        for caption, path in paths
+        if path
     ]
-
-
-def _base64(path: Path) -> str:
-    """A file's content; empty where it is gone, as of a journal that was copied alone."""
-    try:
-        return base64.b64encode(path.read_bytes()).decode()
-    except OSError:
-        return ""
 
 
 def _facts(rows: Sequence[Row]) -> list[tuple[str, str]]:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from bench import journal, kernel_times, search, stopping
 from bench.journal import Row
-from bench.publish import ABOUT, NAME
+from bench.publish import ABOUT, NAME, PLOTS
 from bench.report import Record, views
 from bench.report.cells import by_settings, label, records
-from bench.report.document import HTML_NAME, PLOTS, Document
+from bench.report.document import HTML_NAME, Document
 from bench.report.frame import cell_frame
 from bench.report.max_batch import max_batch
 from bench.report.page import NOT_MEASURED, Page, ratio_text
@@ -19,6 +19,10 @@ from bench.trial import rate_text
 
 PAGE_NAME = "README.md"
 INDEX_BEGINS, INDEX_ENDS = "<!-- index -->", "<!-- end of the index -->"
+_ABOUT = (
+    "Measured by unet-bench, whose `results/README.md` tells the method and every column with its "
+    "unit. To reproduce a row: the command in its column `command`."
+)
 _MARKED = re.compile(f"({INDEX_BEGINS}\n).*?({INDEX_ENDS})", re.DOTALL)
 
 
@@ -159,7 +163,7 @@ def index_page(results: Path) -> str:
     """
     path = results / PAGE_NAME
     if not path.exists():
-        return f"# Results\n\n{INDEX_BEGINS}\n{INDEX_ENDS}\n"
+        return f"# Results\n\n{_ABOUT}\n\n{INDEX_BEGINS}\n{INDEX_ENDS}\n"
     text = path.read_text()
     if not _MARKED.search(text):
         raise ValueError(f"{path}: expected a line {INDEX_BEGINS} and one {INDEX_ENDS}")

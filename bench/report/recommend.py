@@ -273,15 +273,11 @@ class _Group:
 
 
 def _page(cells: list[Record], lines: list[Record], groups: Sequence[_Group]) -> Page:
-    columns = shown(_COLUMNS, lines)
+    columns, names = shown(_COLUMNS, lines), differing(lines) if lines else []
     texts = {
         "variant": [line["variant"] for line in lines],
         "batch": [str(line["batch_size"]) for line in lines],
-        **(
-            {name: [str(line[name]) for line in lines] for name in differing(lines)}
-            if lines
-            else {}
-        ),
+        **{name: [str(line[name]) for line in lines] for name in names},
         "seeds": [str(line["seeds"]) for line in lines],
         **{column.title: [column.text(line) for line in lines] for column in columns},
         "role": [line["role"] for line in lines],
