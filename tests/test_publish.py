@@ -230,7 +230,7 @@ def test_all_that_is_missing_is_told_at_once(tmp_path: Path, publish: Publish) -
     _, _, error = publish(write(tmp_path / "mine", fit(dirty=True)[:9], None))
     assert "it has no runs.jsonl" in error
     assert "measured with uncommitted changes" in error
-    assert "noise floor of bf16 b16 is not known" in error
+    assert "noise floor of fp32 b16 is not known" in error
 
 
 def test_a_measured_noise_floor_does_for_few_rounds(tmp_path: Path, publish: Publish) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from html import escape
 from io import BytesIO, StringIO
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -17,7 +18,7 @@ from matplotlib.patches import Patch
 INK = "#24292f"
 """Of text, axes and the lines that refer to them: a page may put its own colour in the place."""
 
-_STYLE = {
+_STYLE: Any = {  # matplotlib's own type names all its 300 settings
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],  # which matplotlib brings along
     "font.size": 9,

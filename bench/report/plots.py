@@ -199,7 +199,12 @@ def _line(axes: Axes, points: Sequence[tuple[float, float | None]], look: Look) 
 
 def _note(axes: Axes, text: str, place: tuple[float, float], **how: Any) -> None:
     """A text beside a place, so many points away from it."""
-    told = {"textcoords": "offset points", "xytext": (0, 0), "va": "bottom", "fontsize": 8}
+    told: dict[str, Any] = {
+        "textcoords": "offset points",
+        "xytext": (0, 0),
+        "va": "bottom",
+        "fontsize": 8,
+    }
     axes.annotate(text, place, **(told | how))
 
 

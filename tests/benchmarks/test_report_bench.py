@@ -13,7 +13,7 @@ from tests.test_html import large, write
 def test_a_page_of_a_thousand_rows(benchmark: BenchmarkFixture, tmp_path: Path) -> None:
     write(tmp_path, large(1000))
     command = [sys.executable, "-m", "bench", "report", str(tmp_path), "--html"]
-    benchmark.pedantic(
+    benchmark.pedantic(  # type: ignore[no-untyped-call]
         subprocess.run,
         (command,),
         {"cwd": REPOSITORY, "check": True, "capture_output": True},
