@@ -7,7 +7,7 @@ import pytest
 
 from bench import cli
 from bench.journal import FILE_NAME, Row
-from bench.report.frame import BUSY_FLAG, THRASHING_FLAG, cell_frame, reproduce, trial_frame
+from bench.report.frame import BUSY_FLAG, THRASHING_FLAG, cell_frame, reproduce
 from bench.report.tables import notes
 from bench.trial import Scalar, Status, Trial
 from tests import toy
@@ -208,7 +208,6 @@ def test_rounds_are_one_cell_with_their_medians() -> None:
     assert cell["start_s"] == pytest.approx(0.2)
     assert (cell["rounds"], cell["rounds_ok"], cell["status"]) == (3, 3, "ok")
     assert texts(*rows)[0]["status"] == "ok 3/3"
-    assert len(trial_frame(rows)) == 3
 
 
 def test_a_cell_whose_rounds_ended_differently_bears_the_worst_and_the_figures_of_the_good() -> (

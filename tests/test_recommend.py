@@ -6,7 +6,9 @@ import pytest
 
 from bench.journal import FILE_NAME, Row
 from bench.report.configurations import pareto
-from bench.report.recommend import Recommendation, recommend
+from bench.report.frame import cell_frame
+from bench.report.recommend import Recommendation
+from bench.report.recommend import recommend as recommended
 from bench.trial import Status
 from tests.commands import main
 from tests.report_rows import (
@@ -50,6 +52,10 @@ def taking(rows: list[Row], gib: float) -> list[Row]:
     return [
         replace(row, result=replace(row.result, monitor=monitor, memory=memory)) for row in rows
     ]
+
+
+def recommend(rows: list[Row], *asked: int, **more: float) -> Recommendation:
+    return recommended(rows, cell_frame(rows), *asked, **more)
 
 
 def chosen(found: Recommendation) -> str:

@@ -14,8 +14,9 @@ def run(options: Namespace) -> int:
     margin = spec.parse_share("--quality-margin", options.quality_margin)
     budget_bytes = None if options.budget is None else parse_bytes(options.budget)
     rows = journal.read(options.folder)
+    from bench.report.frame import cell_frame
     from bench.report.recommend import recommend
 
-    found = recommend(rows, budget_bytes, margin)
+    found = recommend(rows, cell_frame(rows), budget_bytes, margin)
     write_page(found.page, style)
     return 0 if found.choices else EXIT_FAILED

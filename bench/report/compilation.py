@@ -1,14 +1,13 @@
 """What a row knows of its compilation: seconds, graph breaks, recompilations, and its flags."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from statistics import median
 from typing import Any
 
-import pandas as pd
-
 from bench.journal import Row
+from bench.report import Record
 
 SECONDS = ("cold_compile_s", "warm_compile_s")
 COUNTS = ("graph_breaks", "recompilations", "compiled_in_window", "cudagraph_skips")
@@ -53,23 +52,23 @@ def _beyond(steps_s: Sequence[float], step_s: float) -> float:
     return max(0.0, sum(steps_s) - len(steps_s) * step_s)
 
 
-def of_rounds(good: pd.DataFrame) -> dict[str, Any]:
+def of_rounds(good: Sequence[Record]) -> dict[str, Any]:
     """Counts, reasons and flags of a cell: the worst count, and whatever any round tells.
 
     Args:
         good: The cell's rounds that ended well, with the columns of `of_row`.
     """
-    told = good.dropna(subset=["graph_breaks"])
-    if told.empty:
+    told = [record for record in good if record["graph_breaks"] is not None]
+    if not told:
         return {name: ABSENT[name] for name in (*COUNTS, *REASONS, "flags")}
-    flags = (flag for text in told["flags"] for flag in text.split("; ") if flag)
+    flags = (flag for record in told for flag in record["flags"].split("; ") if flag)
     return {
-        **{name: int(told[name].max()) for name in COUNTS},
-        **{name: _united(told[name]) for name in REASONS},
+        **{name: max(record[name] for record in told) for name in COUNTS},
+        **{name: _united(record[name] for record in told) for name in REASONS},
         "flags": "; ".join(dict.fromkeys(flags)),
     }
 
 
-def _united(lists: pd.Series) -> str:
+def _united(lists: Iterable[str]) -> str:
     """Lists as JSON, made one without repetitions."""
     return json.dumps(list(dict.fromkeys(chain.from_iterable(map(json.loads, lists)))))

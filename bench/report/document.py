@@ -35,7 +35,7 @@ class Document:
     @cached_property
     def recommendation(self) -> Recommendation:
         """What to use, within the budget that was measured in."""
-        return recommend(self.rows)
+        return recommend(self.rows, self.page.frame)
 
     @cached_property
     def plots(self) -> list[Plot]:

@@ -99,8 +99,9 @@ def logs_of(figure: Figure, pair: Pair) -> list[float]:
 def rates_of(rows: Iterable[Row]) -> Rates:
     """Images/s of every trial that ended well, and when it began."""
     return {
-        key: (record["images_per_s"], record["started_at"] or "")
-        for key, record in replicates(rows).items()
+        (row.trial.seed, row.trial.round): (row.result.images_per_s, row.result.started_at or "")
+        for row in rows
+        if row.result.status is Status.OK
     }
 
 

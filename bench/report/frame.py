@@ -7,6 +7,8 @@ import json
 import math
 import shlex
 from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -73,31 +75,24 @@ _WORST_FIRST = (
 )
 
 
-def trial_frame(rows: Sequence[Row]) -> pd.DataFrame:
-    """One line per trial, with everything derived from its raw figures.
-
-    Raises:
-        ValueError: Rows that cannot be compared, naming the key that differs.
-    """
-    for row in rows[1:]:
-        check_comparable(rows[0], row, "journal")
-    return pd.DataFrame([trial_record(row) for row in rows])
-
-
 def cell_frame(rows: Sequence[Row]) -> pd.DataFrame:
     """One line per cell of the table: what its rounds that ended well come to, and speed-ups.
 
     Rates and their ratios are geometric means with intervals; all else are medians.
 
     Raises:
-        ValueError: There are no rows, or they cannot be compared.
+        ValueError: There are no rows, or they cannot be compared, naming the key that differs.
     """
     if not rows:
         raise ValueError("the journal holds no rows yet")
-    trials = trial_frame(rows)
+    for row in rows[1:]:
+        check_comparable(rows[0], row, "journal")
+    groups: dict[tuple[object, ...], list[Record]] = {}
+    for record in map(trial_record, rows):
+        groups.setdefault(tuple(record[name] for name in CELL), []).append(record)
     found = (name for row in rows for name in (*_baselines(row), *row.result.quality))
-    medians = list(dict.fromkeys((*_MEDIAN, *(name for name in found if name in trials))))
-    cells = [_cell(group, medians) for _, group in trials.groupby(list(CELL), sort=False)]
+    medians = list(dict.fromkeys((*_MEDIAN, *found)))
+    cells = [_cell(group, medians) for group in groups.values()]
     variants = list(dict.fromkeys(cell["variant"] for cell in cells))
     cells.sort(
         key=lambda cell: (
@@ -127,53 +122,53 @@ def cell_frame(rows: Sequence[Row]) -> pd.DataFrame:
     return frame.astype(dict.fromkeys(numbers, float) | dict.fromkeys(counts, "Int64"))
 
 
-def _cell(group: pd.DataFrame, medians: Sequence[str]) -> Record:
-    statuses = list(group["status"])
+def _cell(group: Sequence[Record], medians: Sequence[str]) -> Record:
+    statuses = [record["status"] for record in group]
     worst = next(status for status in _WORST_FIRST if status in statuses)
-    good = group[group["status"] == Status.OK]
-    cell: Record = dict(group.iloc[0].drop(["key", "round"]))
-    cell.update({name: good[name].median() if len(good) else None for name in medians})
+    good = [record for record in group if record["status"] == Status.OK]
+    cell = {name: value for name, value in group[0].items() if name not in ("key", "round")}
+    cell |= {name: median(known) if (known := _known(good, name)) else None for name in medians}
     # A round that did not come so far knows nothing of the card or its class, an early one nothing
     # of the noise.
     for name in ("memory_mode", "card_gib", "predicted_memory_gib", "prediction_is_bound"):
-        cell[name] = next(iter(group[name].dropna()), None)
+        cell[name] = next(iter(_known(group, name)), None)
     for name in ("noise_percent", "noise_pairs"):
-        cell[name] = next(iter(good[name].dropna()), None)
-    retries = {name: good[name].dropna().max() for name in _RETRIES}  # NaN where none is known
+        cell[name] = next(iter(_known(good, name)), None)
+    retries = {name: max(_known(good, name), default=None) for name in _RETRIES}
     told = compilation.of_rounds(good)
     occurred = {
-        BUSY_FLAG: cell["slowdown"] is not None and cell["slowdown"] > BUSY,
-        THRASHING_FLAG: retries["alloc_retries"] > 0,
+        BUSY_FLAG: (cell["slowdown"] or 0.0) > BUSY,
+        THRASHING_FLAG: (retries["alloc_retries"] or 0) > 0,
     }
     flags = (told["flags"], *(words for words, occurs in occurred.items() if occurs))
     told["flags"] = "; ".join(filter(None, flags))
-    told_settled = list(good["settled"].dropna())
+    settled, dirty = _known(good, "settled"), _known(group, "dirty")
     return cell | {
         **_rates(good),
         **retries,
         **told,
-        "settled": all(told_settled) if told_settled else None,
-        "rounds_unsettled": told_settled.count(False),
-        "commit": _commits(group["commit"]),
-        "dirty": _any(group["dirty"]),
+        "settled": all(settled) if settled else None,
+        "rounds_unsettled": settled.count(False),
+        "commit": _commits([record["commit"] for record in group]),
+        "dirty": any(dirty) if dirty else None,
         "status": worst,
-        "reason": list(group["reason"])[statuses.index(worst)],
+        "reason": group[statuses.index(worst)]["reason"],
         "rounds": len(group),
         "rounds_ok": len(good),
     }
 
 
-def _commits(commits: pd.Series) -> str | None:
+def _known(records: Sequence[Record], name: str) -> list[Any]:
+    """The values of a column, without those that are missing."""
+    values = (record.get(name) for record in records)
+    return [value for value in values if value is not None and value == value]
+
+
+def _commits(commits: Sequence[str | None]) -> str | None:
     """The commits of all rounds, joined by commas; `None` if all ran outside git."""
-    if commits.isna().all():
+    if not any(commits):
         return None
-    return ",".join(dict.fromkeys(commits.fillna(OUTSIDE_GIT)))
-
-
-def _any(answers: pd.Series) -> bool | None:
-    """Whether any round says yes; `None` if none says anything."""
-    said = list(answers.dropna())
-    return any(said) if said else None
+    return ",".join(dict.fromkeys(commit or OUTSIDE_GIT for commit in commits))
 
 
 def _plain_axes(cells: Sequence[Record]) -> str | None:
@@ -183,9 +178,9 @@ def _plain_axes(cells: Sequence[Record]) -> str | None:
     return next(told, None) or next(measured, None)
 
 
-def _rates(good: pd.DataFrame) -> Record:
+def _rates(good: Sequence[Record]) -> Record:
     """The rounds' images/s, when they began, and the geometric mean with its interval."""
-    rates = dict(zip(good["round"], good["images_per_s"], strict=True))
+    rates = {record["round"]: record["images_per_s"] for record in good}
     found = dict.fromkeys(("images_per_s", "images_per_s_low", "images_per_s_high"))
     if rates:
         rate = estimate([math.log(rate) for rate in rates.values()])
@@ -194,7 +189,7 @@ def _rates(good: pd.DataFrame) -> Record:
             "images_per_s_low": rate.low,
             "images_per_s_high": rate.high,
         }
-    began = dict(zip(good["round"], good["started_at"].fillna(""), strict=True))
+    began = {record["round"]: record["started_at"] or "" for record in good}
     return found | {"rates": json.dumps(rates), "began": json.dumps(began)}
 
 

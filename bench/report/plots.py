@@ -34,6 +34,7 @@ _DASHES: tuple[Any, ...] = (
 _BLUE, _BAD, _GOOD, _UNKNOWN = COLORS[0], COLORS[1], COLORS[2], COLORS[7]
 
 MOST_PANELS = 3
+MOST_RUNGS = 16
 
 Look = dict[str, Any]
 
@@ -91,8 +92,8 @@ def plots(rows: Sequence[Row], frame: pd.DataFrame, chosen: Row | None) -> list[
         ),
         (
             "ladder",
-            "What each switch bought on top of the one before: green faster, vermilion slower, "
-            "grey (~) not shown to be a difference.",
+            "What each switch bought on top of the one before: green, faster; vermilion, slower; ~, "
+            f"not shown to be a difference. At most {MOST_RUNGS} rungs.",
             waterfall(cells),
         ),
         (
@@ -266,7 +267,8 @@ def waterfall(cells: list[Record]) -> Figure | None:
     if len({cell["variant"] for cell in cells}) == 1:
         return None
     lines = records(ladder.ladder(cells).frame)
-    groups = [(words, rungs) for words, rungs in _rungs(lines) if len(rungs) > 1][:MOST_PANELS]
+    groups = [(words, rungs[:MOST_RUNGS]) for words, rungs in _rungs(lines) if len(rungs) > 1]
+    groups = groups[:MOST_PANELS]
     if not groups:
         return None
     most = max(len(rungs) for _, rungs in groups)

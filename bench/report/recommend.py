@@ -13,7 +13,6 @@ from bench.report.cells import by_settings, differing, records, where
 from bench.report.configurations import Configuration, configurations, pareto
 from bench.report.contrast import MARGIN, Verdict, absent, judge_all
 from bench.report.figures import QUALITY, SPEED, Figure, Harm, harm, quality_of, speed_of
-from bench.report.frame import cell_frame
 from bench.report.notes import caution_notes, machine_notes, verdict_notes
 from bench.report.page import Column, IntervalColumn, Page, RatioColumn, ratio_text, shown
 from bench.report.sides import Pair
@@ -62,7 +61,10 @@ class Recommendation:
 
 
 def recommend(
-    rows: Sequence[Row], budget_bytes: int | None = None, margin: float = QUALITY_MARGIN
+    rows: Sequence[Row],
+    frame: pd.DataFrame,
+    budget_bytes: int | None = None,
+    margin: float = QUALITY_MARGIN,
 ) -> Recommendation:
     """Chooses the fastest way within a budget whose final MSE is not worse than the seed's setup's.
 
@@ -72,13 +74,14 @@ def recommend(
 
     Args:
         rows: Of one journal.
+        frame: Of `cell_frame`.
         budget_bytes: `None` is what the rows were measured within.
         margin: By so much the MSE may be worse, as a share.
 
     Raises:
-        ValueError: The budget is larger than what was measured within, or there are no rows.
+        ValueError: The budget is larger than what was measured within.
     """
-    cells = records(cell_frame(rows))
+    cells = records(frame)
     measured_bytes = rows[0].trial.budget_bytes
     if budget_bytes is not None and budget_bytes > measured_bytes:
         raise ValueError(
