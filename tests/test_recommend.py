@@ -54,8 +54,10 @@ def taking(rows: list[Row], gib: float) -> list[Row]:
     ]
 
 
-def recommend(rows: list[Row], *asked: int, **more: float) -> Recommendation:
-    return recommended(rows, cell_frame(rows), *asked, **more)
+def recommend(
+    rows: list[Row], budget_bytes: int | None = None, margin: float = 0.02
+) -> Recommendation:
+    return recommended(rows, cell_frame(rows), budget_bytes, margin)
 
 
 def chosen(found: Recommendation) -> str:

@@ -92,8 +92,8 @@ def plots(rows: Sequence[Row], frame: pd.DataFrame, chosen: Row | None) -> list[
         ),
         (
             "ladder",
-            "What each switch bought on top of the one before: green, faster; vermilion, slower; ~, "
-            f"not shown to be a difference. At most {MOST_RUNGS} rungs.",
+            "What each switch bought on top of the one before: green, faster; vermilion, slower; "
+            f"~, not shown to be a difference. At most {MOST_RUNGS} rungs.",
             waterfall(cells),
         ),
         (
