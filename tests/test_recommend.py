@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from bench.report.configurations import pareto
 from bench.report.frame import cell_frame
 from bench.report.recommend import Recommendation
 from bench.report.recommend import recommend as recommended
+from bench.report.tables import verdict
 from bench.trial import Status
 from tests.commands import main
 from tests.report_rows import (
@@ -247,3 +249,23 @@ def test_what_has_no_figures_is_told(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert code == 1
     assert "Nothing can be recommended here: nothing that fits 8 GiB ended well" in out
     assert quality(1.0)["final_mse"] == 1.0
+
+
+def scattering(variant: str, rate: float) -> list[Row]:
+    """A cell of five rounds that scatter by some three percent."""
+    return in_rounds(variant, 16, rate, (1.04, 0.96, 1.02, 0.98, 1.0))
+
+
+def test_what_is_shown_is_not_called_not_shown_in_the_same_breath() -> None:
+    slow = [
+        row
+        for variant in ("tf32", "bf16+compile", "fp32+compile", "fp32+channels_last")
+        for row in in_rounds(variant, 16, 50, NEAR[:5])
+    ]
+    rows = [*in_rounds("fp32", 16, 100, NEAR[:5]), *scattering("bf16", 116), *slow]
+    (choice,) = recommend(rows).choices
+    assert choice.sentence.startswith("Use bf16 at batch 16: 1.16x [1.11, 1.21] the images/s of")
+    assert "Not shown to be faster" not in choice.sentence
+    assert "not shown to be faster" not in verdict(cell_frame(rows))
+    # Though with so many to choose from, it takes more to tell the fastest.
+    assert json.loads(cell_frame(rows).query("fastest")["as_fast"].iloc[0]) == ["fp32 b16"]

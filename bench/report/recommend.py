@@ -171,6 +171,9 @@ class _Group:
         else:
             text += f"{self._speed_words(best)}, {taken}, {self._quality_words(best)}."
         rivals = [one for one in possible if one is not best and not self._beats(best, one)]
+        verdict = self.speed[best]
+        if verdict and verdict.word == "faster":  # than the seed's setup, as has been said
+            rivals = [one for one in rivals if one is not self.seed]
         if rivals:
             names = ", ".join(one.label for one in rivals[:3])
             more = f" and {len(rivals) - 3} more" if len(rivals) > 3 else ""
