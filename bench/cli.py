@@ -36,7 +36,8 @@ def main(words: Sequence[str] | None = None) -> None:
     try:
         options = parsers.parse(list(sys.argv[1:] if words is None else words))
         code = COMMANDS[options.command](options)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # it may be closed
+            sys.stdout.flush()
     except ValueError as error:
         errors.print(f"unet-bench: {error}", markup=False, highlight=False, soft_wrap=True)
         code = EXIT_MISTAKE

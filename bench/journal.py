@@ -168,6 +168,12 @@ def read_if_any(folder: Path) -> list[Row]:
     return read(folder) if (folder / FILE_NAME).exists() else []
 
 
+def is_torn(folder: Path) -> bool:
+    """Whether the last line of a folder's journal is not whole, and passed over by `read`."""
+    content = (folder / FILE_NAME).read_bytes()
+    return bool(content) and not content.endswith(b"\n")
+
+
 def _whole_lines(content: bytes) -> list[bytes]:
     return content[: content.rfind(b"\n") + 1].split(b"\n")[:-1]
 

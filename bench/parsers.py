@@ -151,7 +151,7 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
         "--about", metavar="TEXT", help="what it shows, in a sentence, for the index"
     )
     command.add_argument(
-        "--to", type=Path, default=Path("results"), metavar="FOLDER", help="default: results"
+        "--to", metavar="FOLDER", help="where they are (default: results, of a checkout)"
     )
 
     command = add("compare", "Judge one folder against another, or one variant against another")

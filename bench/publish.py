@@ -21,6 +21,9 @@ from bench.trial import Status
 ABOUT = "about.md"
 """Of a published folder: what it shows, in a sentence or two."""
 
+MOST_LETTERS = 60
+"""Of a theme."""
+
 PLOTS = "plots"
 """The folder in it that is rendered."""
 
@@ -59,12 +62,15 @@ def _reasons(folder: Path) -> Iterator[str]:
     for row in rows:
         journal.check_comparable(rows[0], row, str(folder))
     yield from _provenance([row.environment for row in rows])
-    yield from _noises(rows)
+    if not (folder / search.FILE_NAME).exists():  # which tells of batch sizes, and not of speed
+        yield from _noises(rows)
 
 
 def _lacks(folder: Path, rows: Sequence[Row]) -> Iterator[str]:
     """What of the sweep is missing."""
     run = stopping.last(folder)
+    if journal.is_torn(folder):
+        yield "the last line of its journal is not whole; the same command with --out completes it"
     if run is None:
         yield f"nothing tells that it is complete: it has no {stopping.FILE_NAME}, as sweeps write"
         return
@@ -105,7 +111,7 @@ def _noises(rows: Sequence[Row]) -> Iterator[str]:
     for (_, variant, batch_size), count in rounds.items():
         if count < LEAST_ROUNDS:
             yield (
-                f"the noise floor of {variant} b{batch_size} is not known: it has {count} rounds, "
+                f"the noise floor of {variant} b{batch_size} is not known: rounds are {count}, and "
                 f"{LEAST_ROUNDS} are needed, or `doctor --noise` with these settings before"
             )
             return
@@ -146,9 +152,12 @@ def name_of(folder: Path, theme: str | None) -> str:
         at = max(row.result.started_at or "" for row in rows)
         told = _theme(stopping.last(folder))
     theme = told if theme is None else theme
-    if not re.fullmatch("[a-z0-9]+(-[a-z0-9]+)*", theme):
-        raise ValueError(f"--name {theme!r}: expected small letters, digits and single hyphens")
-    torch = str(environment["torch"]).partition("+")[0]
+    if not re.fullmatch("[a-z0-9]+(-[a-z0-9]+)*", theme) or len(theme) > MOST_LETTERS:
+        raise ValueError(
+            f"--name {theme!r}: expected small letters, digits and single hyphens, at most "
+            f"{MOST_LETTERS} of them"
+        )
+    torch = re.sub("[^a-z0-9.]", "-", str(environment["torch"]).partition("+")[0])
     day = (at or datetime.now(UTC).isoformat())[:10]
     return f"{day}_{device_slug(environment)}_torch-{torch}_{theme}"
 
@@ -170,7 +179,7 @@ def device_slug(environment: Mapping[str, Any]) -> str:
     return "-".join(kept)
 
 
-def publish(folder: Path, to: Path, theme: str | None, about: str | None) -> Path:
+def publish(folder: Path, to: Path, theme: str | None, about: str | None) -> tuple[Path, bool]:
     """Puts a folder among the published ones, or renders one that is there anew.
 
     Args:
@@ -180,7 +189,7 @@ def publish(folder: Path, to: Path, theme: str | None, about: str | None) -> Pat
         about: What it shows; `None` leaves what is known.
 
     Returns:
-        The published folder.
+        The published folder, and whether it was not there before.
 
     Raises:
         ValueError: It is not fit for that, or another one has its name.
@@ -193,7 +202,10 @@ def publish(folder: Path, to: Path, theme: str | None, about: str | None) -> Pat
     target = folder if again else to / name_of(folder, theme)
     if target.exists() and not again:
         raise ValueError(f"{target}: is there already; --name gives it another name")
-    to.mkdir(parents=True, exist_ok=True)
+    try:
+        to.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--to {to}: expected a folder; {error.strerror}") from None
     with tempfile.TemporaryDirectory(dir=to, prefix=".publishing-") as name:
         new = Path(name) / "folder"
         _copy(folder, new)
@@ -203,7 +215,7 @@ def publish(folder: Path, to: Path, theme: str | None, about: str | None) -> Pat
         if again:
             shutil.move(target, Path(name) / "old")
         new.rename(target)
-    return target
+    return target, not again
 
 
 def _copy(folder: Path, new: Path) -> None:

@@ -241,11 +241,12 @@ class Recorder:
 
     def phase(self, name: str) -> None:
         assert self.under_way is not None
-        server = next(p for p in psutil.Process().children() if "bench.forkserver" in p.cmdline())
+        children = filter(lambda child: is_alive(child.pid), psutil.Process().children())
+        server = next(child for child in children if "bench.forkserver" in child.cmdline())
         if name == "building":
             self.servers.append((self.under_way, server.pid))
-        if self.on_phase and (children := server.children()):  # the last phase may be over
-            self.on_phase(self.under_way, name, *children)
+        if self.on_phase and (trials := server.children()):  # the last phase may be over
+            self.on_phase(self.under_way, name, *trials)
 
     def reading(self, reading: Reading) -> None:
         assert self.under_way is not None

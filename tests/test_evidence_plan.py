@@ -113,7 +113,7 @@ SWEEP = 'kind = "sweep"\nminutes = 1\n'
             '[[part]]\nkind = "tests"\nminutes = 1\npaths = ["/nowhere"]',
             "part 1: /nowhere: no such tests; expected a checkout",
         ),
-        (f"[[part]]\n{SWEEP}", "part 1: preset missing: expected one of color, compiled-vs-eager"),
+        (f"[[part]]\n{SWEEP}", "part 1: preset missing: expected one of batch-amp, color"),
         (f'[[part]]\n{SWEEP}preset = "quik"', "part 1: preset 'quik': did you mean 'quick'?"),
         (
             f'[[part]]\n{SWEEP}preset = "quick"\nview = "leder"',

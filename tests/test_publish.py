@@ -161,6 +161,53 @@ def test_without_its_marks_the_index_is_not_touched(tmp_path: Path, publish: Pub
     assert [path.name for path in results.iterdir()] == ["README.md"]
 
 
+def test_what_is_said_of_a_folder_stays_in_its_cell(tmp_path: Path, publish: Publish) -> None:
+    evil = "a | b <script>x</script>\n## heading\n<!-- end of the index -->"
+    publish(write(tmp_path / "one", fit()), "--about", evil)
+    publish(write(tmp_path / "two", fit()), "--name", "two")
+    text = (tmp_path / "results" / "README.md").read_text()
+    assert text.count(INDEX_ENDS) == text.count("## heading") == 1
+    assert "<script>" not in text
+    assert r"| a \| b &lt;script>" in text
+
+
+def test_what_a_journal_says_is_text_on_the_page(tmp_path: Path, publish: Publish) -> None:
+    rows = fit()
+    evil = "a | b\n# heading <img src=x> ![](http://example.com/x.png)"
+    rows[-1] = replace(rows[-1], result=replace(rows[-1].result, reason=evil, status=Status.CRASH))
+    publish(write(tmp_path / "one", rows))
+    page = (tmp_path / "results" / TARGET / "README.md").read_text()
+    assert "\n# heading" not in page
+    assert "<img" not in page
+    assert "](http" not in page
+
+
+def test_outside_a_checkout_nothing_is_made_up(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write(tmp_path / "one", fit())
+    monkeypatch.chdir(tmp_path)
+    code, _, error = main(["publish", str(folder)], capsys)
+    assert code == 2
+    assert "there is no results/README.md here; expected to be in a checkout, or --to" in error
+    assert not (tmp_path / "results").exists()
+    code, _, error = main(["publish", str(folder), "--to", ""], capsys)
+    assert (code, error) == (2, "unet-bench: --to '': expected a folder\n")
+
+
+def test_a_torn_journal_is_not_whole(
+    tmp_path: Path, publish: Publish, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write(tmp_path / "one", fit())
+    with (folder / FILE_NAME).open("a") as file:
+        file.write('{"schema": 1, "key"')
+    code, _, error = publish(folder)
+    assert code == 2
+    assert "the last line of its journal is not whole" in error
+    _, out, _ = main(["report", str(folder)], capsys)
+    assert "The last line of the journal is not whole, and is left out." in out
+
+
 def test_what_is_published_can_be_rendered_anew(tmp_path: Path, publish: Publish) -> None:
     publish(write(tmp_path / "one", fit()), "--about", "Before")
     target = tmp_path / "results" / TARGET
@@ -175,7 +222,7 @@ def test_what_is_published_can_be_rendered_anew(tmp_path: Path, publish: Publish
     assert (target / "more.md").read_text() == "put here by hand"
     assert not (target / "plots" / "gone.svg").exists()
     assert (target / ABOUT).read_text() == "Before\n"
-    assert f"Published: {target}" in out
+    assert f"Rendered anew: {target}" in out
     code, _, error = publish(target, "--name", "other")
     assert code == 2
     assert "is published already, and keeps its name" in error
@@ -207,7 +254,7 @@ def changed(rows: Sequence[Row], place: int, **environment: Any) -> list[Row]:
         (
             [row for row in fit() if row.trial.round < 3],
             ENDED,
-            "the noise floor of fp32 b16 is not known: it has 3 rounds, 5 are needed",
+            "the noise floor of fp32 b16 is not known: rounds are 3, and 5 are needed",
         ),
         ([row for row in fit() if row.result.status is Status.OOM], ENDED, "no trial ended well"),
     ],

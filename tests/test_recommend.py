@@ -1,4 +1,3 @@
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -111,10 +110,11 @@ def test_what_costs_quality_by_the_estimate_is_not_chosen() -> None:
     rows = [*in_rounds("fp32", 16, 100), *in_rounds("bf16", 16, 150, final_mse=110.0)]
     found = recommend(rows)
     assert chosen(found) == "fp32 at batch 16"
-    assert (
-        "It is the seed's setup at the largest power of two measured: of the other 1, none is "
-        "faster without costing quality by the estimate."
-    ) in found.page.verdict
+    assert found.page.verdict == (
+        "Use fp32 at batch 16: 100.0 images/s in 2.00 of 8 GiB, final MSE 100.0. It is the seed's "
+        "setup at the largest power of two measured; nothing else that fits is faster without "
+        "costing quality."
+    )
 
 
 def test_a_budget_leaves_out_what_takes_more() -> None:
@@ -227,7 +227,7 @@ def test_the_command_says_it(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (["--budget", "9GiB"], "--budget 9GiB: expected at most the 8 GiB that the rows were"),
+        (["--budget", "9GiB"], "--budget 9 GiB: expected at most the 8 GiB that the rows were"),
         (["--budget", "much"], "memory size 'much': expected a number and a unit"),
         (["--quality-margin", "200%"], "--quality-margin '200%': expected a percentage"),
         (["--format", "xml"], "--format 'xml'"),
@@ -267,5 +267,26 @@ def test_what_is_shown_is_not_called_not_shown_in_the_same_breath() -> None:
     assert choice.sentence.startswith("Use bf16 at batch 16: 1.16x [1.11, 1.21] the images/s of")
     assert "Not shown to be faster" not in choice.sentence
     assert "not shown to be faster" not in verdict(cell_frame(rows))
-    # Though with so many to choose from, it takes more to tell the fastest.
-    assert json.loads(cell_frame(rows).query("fastest")["as_fast"].iloc[0]) == ["fp32 b16"]
+    # Of what nobody had asked before, it takes more to be told.
+    others = [*in_rounds("tf32", 16, 100, NEAR[:5]), *scattering("bf16", 116), *slow[5:]]
+    assert "not shown to be faster than tf32 b16" in verdict(cell_frame(others))
+
+
+def test_what_the_fastest_costs_is_told() -> None:
+    rows = [*FP32, *BF16, *seeded("fp32", 4, 60, 50), *seeded("bf16", 4, 70, 40)]
+    assert recommend(rows).page.verdict.endswith(
+        " A lower MSE by the estimate, and fewer images/s: bf16 at batch 4, 40.0 at 70.0 images/s."
+    )
+    assert "A lower MSE" not in recommend([*FP32, *BF16]).page.verdict
+
+
+def test_a_setup_that_learns_nothing_is_no_argument() -> None:
+    sentence = recommend([*seeded("fp32", 16, 100, 250), *seeded("bf16", 16, 90, 250)]).page.verdict
+    assert "But it is no better than mean colour: nothing is told of quality." in sentence
+
+
+def test_what_does_not_fit_was_measured_all_the_same() -> None:
+    rows = [*taking(FP32, 3.0), *taking(BF16, 1.0)]
+    sentence = recommend(rows, 2 * GIB).page.verdict
+    assert "what it gains is not shown: fp32 at a power-of-two batch does not fit 2 GiB" in sentence
+    assert "whether it costs quality not shown: fp32 at a power-of-two batch does" in sentence

@@ -8,7 +8,7 @@ import pytest
 
 from bench.report.frame import cell_frame
 from bench.report.tables import verdict
-from tests.report_rows import NEAR, at_minutes, cells, in_rounds, notes_of, texts, view
+from tests.report_rows import NEAR, at_minutes, cells, in_rounds, notes_of, texts, timed, view
 
 
 def test_ratios_have_intervals_from_three_rounds_on() -> None:
@@ -105,3 +105,21 @@ def test_cells_that_share_no_round_are_not_compared() -> None:
     assert cell["speedup"] != cell["speedup"]  # not a number
     assert "at the same batch" not in verdict(cell_frame(rows))
     assert "nothing can be said" in view("amp", *rows).verdict
+
+
+def test_seeds_are_taken_together_to_tell_the_fastest() -> None:
+    rates = {"fp32": (100, 100, 100, 100, 130), "bf16": (120, 121, 119, 120, 120)}
+    rows = [
+        timed(variant, 4, rate, seed=seed, final_mse=80.0 + seed)
+        for seed in range(5)
+        for variant, rate in ((name, found[seed]) for name, found in rates.items())
+    ]
+    frame = cell_frame(rows)
+    assert [(cell["variant"], cell["seed"]) for cell in cells(*rows) if cell["fastest"]] == [
+        ("bf16", 0)
+    ]
+    assert verdict(frame).startswith(
+        "Fastest here: bf16 at batch 4 with 120.0 images/s over 5 seeds, in 2.00 of 8 GiB, to a "
+        "final MSE of 82.0 (plain: 82.0)"
+    )
+    assert "not shown to be faster than fp32 b4" in verdict(frame)

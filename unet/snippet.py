@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from unet.constants import AB_SCALE, L_CENTER, L_SCALE, LEARNING_RATE
+from unet.constants import AB_SCALE, FINAL_LEARNING_RATE, L_CENTER, L_SCALE, LEARNING_RATE
 from unet.variant import (
     ActivationBudget,
     Checkpointing,
@@ -48,7 +48,10 @@ def snippet(
         _network(variant, settings),
         _training(variant, settings, batch_size),
     )
-    head = f"# {variant.name} at batch {batch_size}, as unet-bench trains it.\n"
+    head = (
+        f"# {variant.name} at batch {batch_size}: a training step as unet-bench times it.\n"
+        f"# (Over a run it lets the learning rate decay to {FINAL_LEARNING_RATE:g}.)\n"
+    )
     return head + "\n".join("\n".join(lines) + "\n" for lines in parts)
 
 
@@ -91,7 +94,7 @@ def _network(variant: Variant, settings: Mapping[str, int | float | str]) -> lis
     move = "model.to(device)"
     if variant.memory_format is MemoryFormat.CHANNELS_LAST:
         move += ".to(memory_format=torch.channels_last)"
-    lines = [f"model = UNet(UNetConfig({shape}))  # or a network of your own", move]
+    lines = ["# Or a network of your own:", f"model = UNet(UNetConfig({shape}))", move]
     if variant.checkpointing is not Checkpointing.NONE:
         lines.append(f"checkpoint_blocks(model, Checkpointing.{variant.checkpointing.name})")
     if variant.compile is Compile.EAGER:

@@ -79,6 +79,8 @@ def table_page(rows: list[journal.Row], folder: Path) -> "Page":
     from bench.report.tables import page
 
     found = page(cell_frame(rows))
+    if journal.is_torn(folder):
+        found.notes.append("The last line of the journal is not whole, and is left out.")
     if run := stopping.last(folder):
         found.notes.append(run.sentence)
     return found

@@ -1,6 +1,7 @@
 """The command `publish`."""
 
 from argparse import Namespace
+from pathlib import Path
 
 from bench.output import Output, print_line
 
@@ -10,11 +11,19 @@ def run(options: Namespace) -> int:
     from bench.publish import publish
     from bench.report.published import PAGE_NAME, index_page, with_index
 
-    page = index_page(options.to)
-    target = publish(options.folder, options.to, options.name, options.about)
-    index = options.to / PAGE_NAME
-    index.write_text(with_index(page, options.to))
+    to = Path("results" if options.to is None else options.to)
+    if options.to == "":
+        raise ValueError("--to '': expected a folder")
+    if options.to is None and not (to / PAGE_NAME).exists():
+        raise ValueError(
+            f"publish: there is no {to / PAGE_NAME} here; expected to be in a checkout, or --to "
+            "with the folder of what is published"
+        )
+    page = index_page(to)
+    target, is_new = publish(options.folder, to, options.name, options.about)
+    index = to / PAGE_NAME
+    index.write_text(with_index(page, to))
     console = Output()
-    print_line(console, f"Published: {target}")
+    print_line(console, f"{'Published' if is_new else 'Rendered anew'}: {target}")
     print_line(console, f"Written: {index}")
     return 0

@@ -1,5 +1,6 @@
 """The command `report`."""
 
+import contextlib
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -49,6 +50,13 @@ def _write_document(options: Namespace) -> int:
     if options.view is not None or options.style != FORMATS[0]:
         beside = f"--view {options.view}" if options.view else f"--format {options.style}"
         raise ValueError(f"{beside}: not with {asked}, which writes files")
+    if options.out == "":
+        raise ValueError("--out '': expected a folder")
+    if kernel_times.is_all_there_is(options.folder):
+        raise ValueError(
+            f"{asked}: {options.folder} holds {kernel_times.FILE_NAME} only, which has a table and "
+            "no page; expected what a sweep has written"
+        )
     rows = journal.read(options.folder)
     from bench.report.document import HTML_NAME, Document
 
@@ -69,7 +77,12 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
     """Writes files by their path in a folder, each whole or not at all."""
     for name, content in files.items():
         path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
         whole = path.with_name(f"{path.name}.new")
-        whole.write_bytes(content)
-        whole.replace(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            whole.write_bytes(content)
+            whole.replace(path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                whole.unlink()
+            raise ValueError(f"{path} cannot be written: {error.strerror}") from None

@@ -87,7 +87,7 @@ def to_html(
             for words, group in groups
             if (pictures := _previews(folder, group, variants_shown(groups)))
         ],
-        notes=page.notes,
+        notes=[note.replace("`", "") for note in page.notes],
         facts=_facts(rows),
         footer=f"Made by unet-bench {rows[0].environment.get('version') or ''} from {len(rows)} "
         "trials. All figures come from their journal.",
@@ -98,12 +98,15 @@ def _subtitle(name: str, rows: Sequence[Row], cells: list[Record]) -> str:
     began = sorted(row.result.started_at for row in rows if row.result.started_at)
     days = " to ".join(dict.fromkeys(text[:10] for text in (began[0], began[-1]))) if began else ""
     rounds = max(cell["rounds"] for cell in cells)
+    seeds = len({cell["seed"] for cell in cells})
     told = [
         name,
         days,
         f"torch {rows[0].environment['torch']}",
         f"budget {format_bytes(rows[0].trial.budget_bytes)}",
-        f"{len(cells)} cells, {rounds} round{'s' if rounds > 1 else ''}",
+        f"{len(cells)} cells, "
+        + (f"of {seeds} seeds, " if seeds > 1 else "")
+        + f"{rounds} round{'s' if rounds > 1 else ''}",
     ]
     return " · ".join(filter(None, told))
 

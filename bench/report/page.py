@@ -151,10 +151,18 @@ class Page:
             "|" + "|".join(":--" if title in LEFT else "--:" for title in self.columns) + "|",
         ]
         for place, bold in enumerate(self.bold):
-            texts = [column[place] for column in self.columns.values()]
+            texts = [
+                _as_text(column[place]).replace("|", r"\|") for column in self.columns.values()
+            ]
             shown = [f"**{text}**" for text in texts] if bold else texts
             lines.append("| " + " | ".join(shown) + " |")
-        return "\n".join([*lines, "", self.verdict, "", *(f"- {note}" for note in self.notes), ""])
+        notes = (f"- {_as_text(note)}" for note in self.notes)
+        return "\n".join([*lines, "", _as_text(self.verdict), "", *notes, ""])
+
+
+def _as_text(text: str) -> str:
+    """A text that Markdown takes for text, in one line; a row's reason may be anything."""
+    return " ".join(text.split()).replace("<", "&lt;").replace("](", "]\\(")
 
 
 def _too_many(widths: dict[str, int], dispensable: list[str], width: int) -> list[str]:

@@ -72,28 +72,31 @@ def plots(rows: Sequence[Row], frame: pd.DataFrame, chosen: Row | None) -> list[
         more += f" Of {len(variants)} variants, the {len(shown)} fastest."
     if len(groups) > MOST_PANELS:
         more += f" Of {len(groups)} settings, the first {MOST_PANELS}."
+    sizes = any(len({one.batch_size for one in group}) > 1 for _, group in panels)
+    by = " by batch size" if sizes else ""
+    predicted = any(one.most("predicted_memory_gib") for _, group in panels for one in group)
     pictures = [
         (
             "throughput",
-            f"Images/s by batch size, with 95 % intervals.{more}",
+            f"Images/s{by}, with 95 % intervals.{more}",
             throughput(panels, looks),
         ),
         (
             "memory",
-            "Peak memory by batch size: measured (filled, joined), predicted (hollow), and the "
-            f"budget.{more}",
+            f"Peak memory{by}: measured{' (filled), predicted (hollow)' if predicted else ''}, and "
+            f"the budget.{more}",
             memory(panels, looks),
         ),
         (
             "quality",
-            "Final MSE (squared Lab units) against images/s; the line is the Pareto front, numbers "
-            f"are batch sizes.{more}",
+            "Final MSE (squared Lab units) against images/s; the line is the Pareto front"
+            f"{', numbers are batch sizes' if sizes else ''}.{more}",
             quality(panels, looks),
         ),
         (
             "ladder",
-            "What each switch bought on top of the one before: green, faster; vermilion, slower; "
-            f"~, not shown to be a difference. At most {MOST_RUNGS} rungs.",
+            "What each switch bought: green, faster than the one before; vermilion, slower; ~, not "
+            f"shown to be a difference. At most {MOST_RUNGS} rungs.",
             waterfall(cells),
         ),
         (
@@ -181,16 +184,16 @@ def memory(groups: Sequence[Group], looks: dict[str, Look]) -> Figure | None:
 
 
 def _budget(axes: Axes, gib: float) -> None:
-    """A line at the budget; where that is far away, on a scale that shows both."""
-    low, high = axes.get_ylim()
-    axes.axhline(gib, color=INK, linewidth=1, linestyle=(0, (6, 3)))
-    _note(axes, f"budget {gib:g} GiB", (1, gib), xycoords=("axes fraction", "data"), ha="right")
-    if gib > 4 * high and low > 0:
-        axes.set_yscale("log", base=2)
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.set_ylim(low / 1.3, 1.4 * gib)
-    else:
-        axes.set_ylim(0, 1.1 * max(gib, high))
+    """A line at the budget; where it is so far away that nothing else could be told, at the top."""
+    _, high = axes.get_ylim()
+    far = gib > 3 * high
+    top = 1.15 * high if far else 1.1 * max(gib, high)
+    line = 0.995 * top if far else gib
+    axes.set_ylim(0, top)
+    axes.axhline(line, color=INK, linewidth=1, linestyle=(0, (6, 3)))
+    text = f"budget {gib:g} GiB{', beyond this scale' if far else ''}"
+    place = {"ha": "right", "va": "top" if far else "bottom"}
+    _note(axes, text, (1, line), xycoords=("axes fraction", "data"), xytext=(0, -2), **place)
 
 
 def _line(axes: Axes, points: Sequence[tuple[float, float | None]], look: Look) -> None:
@@ -303,12 +306,14 @@ def _rungs(lines: list[Record]) -> list[tuple[str, list[Record]]]:
     found = []
     for words, group in by_settings(lines):
         rungs: dict[tuple[int, int], list[Record]] = {}
+        seeds = {line["seed"] for line in group}
         for line in group:
             if pd.notna(line["images_per_s"]):
                 rungs.setdefault((line["batch_size"], -line["seed"]), []).append(line)
         if rungs:
             size, seed = max(rungs, key=lambda place: (len(rungs[place]), place))
-            at = ", ".join(filter(None, (words, f"batch {size}", f"seed {-seed}" if seed else "")))
+            which = f"seed {-seed}" if len(seeds) > 1 else ""
+            at = ", ".join(filter(None, (words, f"batch {size}", which)))
             found.append((at, rungs[size, seed]))
     return found
 

@@ -13,6 +13,7 @@ from bench.report.document import HTML_NAME, Document
 from bench.report.frame import cell_frame
 from bench.report.max_batch import max_batch
 from bench.report.page import NOT_MEASURED, Page, ratio_text
+from bench.report.speedups import all_seeds, mean_rate
 from bench.report.tables import page as table_page
 from bench.report.tables import to_csv, to_json
 from bench.trial import rate_text
@@ -55,9 +56,10 @@ def files(folder: Path, name: str) -> dict[str, bytes]:
 
 
 def about_of(folder: Path) -> str:
-    """What a published folder shows, in words; empty where nobody has said."""
+    """What a published folder shows, in one line; empty where nobody has said."""
     path = folder / ABOUT
-    return path.read_text().strip() if path.exists() else ""
+    text = path.read_text() if path.exists() else ""
+    return " ".join(text.split()).replace("<", "&lt;")
 
 
 def _body(folder: Path, rows: Sequence[Row], document: Document) -> list[str]:
@@ -105,7 +107,7 @@ def index(results: Path) -> str:
         link = f"[{day}]({folder.name})"
         if found:
             themes.setdefault(theme, {}).setdefault(device, []).append(f"{link}: {found}")
-        about = " ".join(about_of(folder).split()).replace("|", r"\|")
+        about = about_of(folder).replace("|", r"\|")
         lines.append(f"| {link} | {theme} | {_words(device)} | {torch} | {about} |")
     machines = sorted({device for found in themes.values() for device in found})
 
@@ -149,8 +151,11 @@ def _fastest(words: str, cells: list[Record]) -> str:
     cell = next((cell for cell in cells if cell["fastest"]), None)
     if cell is None:
         return f"{at}nothing is called fastest"
-    text = f"{at}{label(cell)}, {rate_text(cell['images_per_s'])} images/s"
-    if cell["speedup_rounds"] and cell["variant"] != cell["plain_variant"]:
+    own = all_seeds(cell, cells)
+    text = f"{at}{label(cell)}, {rate_text(mean_rate(own))} images/s"
+    if len(own) > 1:
+        text += f" over {len(own)} seeds"
+    elif cell["speedup_rounds"] and cell["variant"] != cell["plain_variant"]:
         text += f", {ratio_text(cell, 'speedup')} {cell['plain_variant']}"
     return text
 

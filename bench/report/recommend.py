@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from bench.budget import GIB
+from bench.budget import GIB, format_bytes
 from bench.journal import Row
 from bench.report import Record
 from bench.report.cells import by_settings, differing, records, where
 from bench.report.configurations import Configuration, configurations, pareto
 from bench.report.contrast import MARGIN, Verdict, absent, judge_all
 from bench.report.figures import QUALITY, SPEED, Figure, Harm, harm, quality_of, speed_of
-from bench.report.notes import caution_notes, machine_notes, verdict_notes
+from bench.report.notes import FEW, caution_notes, machine_notes, verdict_notes
 from bench.report.page import Column, IntervalColumn, Page, RatioColumn, ratio_text, shown
 from bench.report.sides import Pair
 from bench.report.speedups import is_power_of_two
@@ -85,8 +85,8 @@ def recommend(
     measured_bytes = rows[0].trial.budget_bytes
     if budget_bytes is not None and budget_bytes > measured_bytes:
         raise ValueError(
-            f"--budget {budget_bytes / GIB:g}GiB: expected at most the {measured_bytes / GIB:g} GiB"
-            " that the rows were measured within"
+            f"--budget {format_bytes(budget_bytes)}: expected at most the "
+            f"{format_bytes(measured_bytes)} that the rows were measured within"
         )
     budget_gib = (budget_bytes or measured_bytes) / GIB
     groups = [
@@ -159,33 +159,34 @@ class _Group:
         text = f"{f'At {self.words}: use' if self.words else 'Use'} {best.label}: "
         taken = "memory not readable"
         if best.taken_gib is not None:
-            taken = f"{best.taken_gib:.2f} of {self.budget_gib:g} GiB"
+            taken = f"{best.taken_gib:.2f} of {self.budget_gib:.3g} GiB"
+        mse = f"final MSE {best.final_mse:.1f}"
         if best is self.seed:
-            others = len(self.sound) - 1
-            text += f"{rate_text(best.images_per_s)} images/s in {taken}. It is {self._setup()}: "
-            text += (
-                f"of the other {others}, none is faster without costing quality by the estimate."
-                if others
-                else "nothing else was measured that fits and ended well."
-            )
+            text += f"{rate_text(best.images_per_s)} images/s in {taken}, {mse}. It is "
+            text += f"{self._setup()}; nothing else that fits is faster without costing quality."
+            if best.baseline:
+                text += f" But it is no better than {best.baseline}: nothing is told of quality."
         else:
-            text += f"{self._speed_words(best)}, {taken}, {self._quality_words(best)}."
+            text += f"{self._speed_words(best)}, {taken}, {mse}, {self._quality_words(best)}."
         rivals = [one for one in possible if one is not best and not self._beats(best, one)]
-        verdict = self.speed[best]
-        if verdict and verdict.word == "faster":  # than the seed's setup, as has been said
-            rivals = [one for one in rivals if one is not self.seed]
         if rivals:
-            names = ", ".join(one.label for one in rivals[:3])
-            more = f" and {len(rivals) - 3} more" if len(rivals) > 3 else ""
+            names = ", ".join(one.label for one in rivals[:FEW])
+            more = f" and {len(rivals) - FEW} more" if len(rivals) > FEW else ""
             text += f" Not shown to be faster than {names}{more}."
+        better = [one for one in self.sound if one.final_mse < (1 - self.margin) * best.final_mse]
+        if better:
+            next_best = max(better, key=lambda one: one.images_per_s)
+            text += (
+                f" A lower MSE by the estimate, and fewer images/s: {next_best.label}, "
+                f"{next_best.final_mse:.1f} at {rate_text(next_best.images_per_s)} images/s."
+            )
         return text
 
     def _speed_words(self, best: Configuration) -> str:
         if self.seed is None:
-            plain = best.cells[0]["plain_variant"]
             return (
-                f"{rate_text(best.images_per_s)} images/s (what it gains is not shown: {plain} at "
-                "a power-of-two batch was not measured)"
+                f"{rate_text(best.images_per_s)} images/s (what it gains is not shown: "
+                f"{self._lacking()})"
             )
         verdict = self.speed[best]
         setup = f"the images/s of {self.seed.label}, {self._setup()}"
@@ -196,13 +197,20 @@ class _Group:
         missing = f" (not shown: {why})" if why else ""
         return f"{ratio_text(verdict.columns('ratio'), 'ratio')} {setup}{missing}"
 
+    def _lacking(self) -> str:
+        """Why there is no seed's setup to compare with."""
+        plain = self.all[0].cells[0]["plain_variant"]
+        sound = any(one.is_plain and one.is_sound for one in self.all)
+        why = f"does not fit {self.budget_gib:.3g} GiB" if sound else "was not measured"
+        return f"{plain} at a power-of-two batch {why}"
+
     def _quality_words(self, best: Configuration) -> str:
         limit = f"worse by more than {100 * self.margin:g} %"
         found = self.harms.get(best)
         if best.baseline:
             return f"whether it costs quality not shown: MSE is no better than {best.baseline}"
         if found is None:
-            return "whether it costs quality not shown: there is no MSE to compare with"
+            return f"whether it costs quality not shown: {self._lacking()}"
         seeds = len(best.cells)
         by_estimate = f"{100 * abs(found.share):.1f} % {'worse' if found.share > 0 else 'better'}"
         if not found.share:
@@ -231,7 +239,16 @@ class _Group:
         return f"the seed's setup at the largest power of two {edge}"
 
     def _beats(self, best: Configuration, other: Configuration) -> bool:
-        """Whether it is shown to be faster; as many comparisons as pairs, for none was planned."""
+        """Whether it is shown to be faster.
+
+        Than, or against, the seed's setup: as it was judged. Else with as many comparisons as there
+        are pairs, for which of them would be the fastest was not known before.
+        """
+        words = {best: "faster", other: "slower"}
+        for one, another in ((best, other), (other, best)):
+            verdict = self.speed[one] if another is self.seed else None
+            if verdict is not None:
+                return verdict.word == words[one]
         contrast = speed_of(Pair(other.rows, best.rows))
         pairs = len(self.sound) * (len(self.sound) - 1) // 2
         (verdict,) = judge_all([contrast], comparisons=pairs)
@@ -292,7 +309,7 @@ def _page(cells: list[Record], lines: list[Record], groups: Sequence[_Group]) ->
         group.choice.sentence
         if group.choice
         else f"Nothing can be recommended {where(group.words)}: nothing that fits "
-        f"{group.budget_gib:g} GiB ended well, in all rounds, unflagged."
+        f"{group.budget_gib:.3g} GiB ended well, in all rounds, unflagged."
         for group in groups
     ]
     told = [group.choice.configuration for group in groups if group.choice]
@@ -306,6 +323,8 @@ def _page(cells: list[Record], lines: list[Record], groups: Sequence[_Group]) ->
             *machine_notes(cells),
             "The Pareto front: what nothing else is both faster and better than, by the estimates. "
             "All learn from the same samples: a larger batch takes fewer steps.",
+            "The seed's setup is what one has without any switch: the plain network at its largest "
+            "power-of-two batch. (Seeds are those of random numbers.)",
             *verdict_notes(lines, "ratio"),
             *(f"{one.label}: {one.cells[0]['command']}" for one in told),
             *caution_notes(cells),

@@ -1,7 +1,9 @@
 """Cells of a table against each other: speed-ups over the plain variant, and which is fastest."""
 
 import json
+import math
 from collections.abc import Iterable, Sequence
+from statistics import fmean
 
 from bench.report import Record
 from bench.report.contrast import judge_all, of_cells, ratios
@@ -35,27 +37,72 @@ def add_speedups(cells: Sequence[Record]) -> None:
 
 
 def add_fastest(cells: Sequence[Record]) -> None:
-    """Which cell has the highest rate under its settings, and which it is not shown to beat."""
+    """Which cell has the highest rate under its settings, and which it is not shown to beat.
+
+    Seeds are taken together, and the first of them stands for all.
+    """
+    ways: dict[str, dict[tuple[str, int], list[Record]]] = {}
     for cell in cells:
-        rivals = [
-            other for other in cells if may_win(other) and other["settings"] == cell["settings"]
-        ]
-        cell["fastest"] = may_win(cell) and cell["images_per_s"] == max(
-            rival["images_per_s"] for rival in rivals
-        )
-        others = [rival for rival in rivals if rival is not cell]
-        asked = others if cell["fastest"] else []
-        # As many as pairs of rivals: which of them is the fastest was not known before.
-        pairs = len(rivals) * (len(rivals) - 1) // 2
-        contrasts = [of_cells(cell, other) for other in asked]
+        cell["fastest"], cell["as_fast"] = False, "[]"
+        own = ways.setdefault(cell["settings"], {})
+        own.setdefault((cell["variant"], cell["batch_size"]), []).append(cell)
+    for group in ways.values():
+        sound = [seeds for seeds in group.values() if all(map(may_win, seeds))]
+        best = max(sound, key=mean_rate, default=None)
+        if best is None:
+            continue
+        others = [seeds for seeds in sound if seeds is not best]
+        # As many as pairs: which of them is the fastest was not known before.
+        pairs = len(sound) * (len(sound) - 1) // 2
+        contrasts = [of_cells(_together(best), _together(other)) for other in others]
         verdicts = judge_all(contrasts, comparisons=pairs or None)
-        cell["as_fast"] = json.dumps(
+        best[0]["fastest"] = True
+        best[0]["as_fast"] = json.dumps(
             [
-                f"{other['variant']} b{other['batch_size']}"
-                for other, verdict in zip(others, verdicts, strict=False)
-                if not verdict or verdict.word != "faster"
+                f"{other[0]['variant']} b{other[0]['batch_size']}"
+                for other, verdict in zip(others, verdicts, strict=True)
+                if not (verdict and verdict.word == "faster") and not _was_judged(best, other)
             ]
         )
+
+
+def all_seeds(cell: Record, cells: Iterable[Record]) -> list[Record]:
+    """The cells that differ from a cell in their seed at the most, itself among them."""
+    names = ("variant", "batch_size", "settings")
+    return [other for other in cells if all(other[name] == cell[name] for name in names)]
+
+
+def mean_rate(cells: Sequence[Record]) -> float:
+    """The geometric mean of cells' images/s."""
+    return math.exp(fmean(math.log(cell["images_per_s"]) for cell in cells))
+
+
+def _together(seeds: Sequence[Record]) -> Record:
+    """The rounds of all seeds, as if of one cell."""
+    if len(seeds) == 1:
+        return seeds[0]
+    found: Record = {}
+    for name in ("rates", "began"):
+        told = ((cell["seed"], json.loads(cell[name])) for cell in seeds)
+        rounds = ((seed, number, value) for seed, one in told for number, value in one.items())
+        found[name] = json.dumps(
+            {f"{seed}{int(number):06}": value for seed, number, value in rounds}
+        )
+    return seeds[0] | found
+
+
+def _was_judged(best: Sequence[Record], other: Sequence[Record]) -> bool:
+    """Whether the table shows it in its ratios, which were asked for before anything was known."""
+    for cells, (reference, *_), word in ((best, other, "faster"), (other, best, "slower")):
+        if reference["variant"] != reference["plain_variant"]:
+            continue
+        for name, size in (("speedup", "batch_size"), ("speedup_vs_seed", "seed_batch_size")):
+            if all(
+                cell[size] == reference["batch_size"] and cell[f"{name}_verdict"] == word
+                for cell in cells
+            ):
+                return True
+    return False
 
 
 def plain_cells(cell: Record, cells: Iterable[Record]) -> list[Record]:

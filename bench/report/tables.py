@@ -1,12 +1,13 @@
 """The result table: what stands in it, the sentence under it and its notes."""
 
 import json
+from statistics import fmean
 
 import pandas as pd
 from rich.table import Table
 
 from bench.report import Record
-from bench.report.cells import by_settings, differing, label, records, status_text, where
+from bench.report.cells import by_settings, differing, records, status_text, where
 from bench.report.notes import (
     FEW,
     caution_notes,
@@ -25,7 +26,7 @@ from bench.report.page import (
     ratio_text,
     shown,
 )
-from bench.report.speedups import plain_cells
+from bench.report.speedups import all_seeds, mean_rate, plain_cells
 from bench.stats import LEAST_ROUNDS
 from bench.trial import Status, rate_text
 
@@ -174,29 +175,31 @@ def _verdict(words: str, cells: list[Record]) -> str:
         if any(other["rounds_ok"] for other in cells):
             return f"Nothing is called fastest {where(words)}: no row ended well in all its rounds."
         return f"Nothing was measured {where(words)}: no row ended well."
-    same_batch = [
-        plain
-        for plain in plain_cells(cell, cells)
-        if plain["batch_size"] == cell["batch_size"]
-        and plain is not cell
-        and pd.notna(cell["speedup"])
+    own = all_seeds(cell, cells)
+    plain = [
+        other
+        for one in own
+        for other in plain_cells(one, cells)
+        if other["batch_size"] == cell["batch_size"]
+        and other is not one
+        and pd.notna(one["speedup"])
     ]
     text = (
         f"Fastest {where(words)}: {cell['variant']} at batch {cell['batch_size']} "
-        f"with {rate_text(cell['images_per_s'])} images/s"
+        f"with {rate_text(mean_rate(own))} images/s"
     )
-    if same_batch:
+    if len(own) > 1:
+        text += f" over {len(own)} seeds"
+    elif plain:
         ratio = ratio_text(cell, "speedup")
         text += f", {ratio} plain {cell['plain_variant']} at the same batch"
     if pd.notna(cell["peak_memory_gib"]):
         text += f", in {cell['peak_memory_gib']:.2f} of {cell['budget_gib']:g} GiB"
-    text += f", to a final MSE of {cell['final_mse']:.1f}"
-    if same_batch:
-        text += f" (plain: {same_batch[0]['final_mse']:.1f})"
-    # What was asked before anything was known, whether it beats the plain one, takes less to show.
-    beaten = [label(plain) for plain in same_batch if cell["speedup_verdict"] == "faster"]
-    rivals = [rival for rival in json.loads(cell["as_fast"]) if rival not in beaten]
-    if rivals and cell["rounds_ok"] >= LEAST_ROUNDS:
+    text += f", to a final MSE of {fmean(one['final_mse'] for one in own):.1f}"
+    if plain:
+        text += f" (plain: {fmean(other['final_mse'] for other in plain):.1f})"
+    rivals = json.loads(cell["as_fast"])
+    if rivals and sum(one["rounds_ok"] for one in own) >= LEAST_ROUNDS:
         more = f" and {len(rivals) - FEW} more" if len(rivals) > FEW else ""
         text += f"; not shown to be faster than {', '.join(rivals[:FEW])}{more}"
     return text + "."

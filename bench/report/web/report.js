@@ -45,11 +45,11 @@
   }
 
   table.addEventListener("click", (event) => {
-    const button = event.target.closest(".open");
-    if (!button) return;
-    const more = button.closest("tbody").rows[1];
+    const row = event.target.closest("tbody > tr:not(.more)");
+    if (!row || getSelection().toString()) return; // who selects text does not ask for more
+    const more = row.nextElementSibling;
     more.hidden = !more.hidden;
-    button.setAttribute("aria-expanded", String(!more.hidden));
+    row.querySelector(".open").setAttribute("aria-expanded", String(!more.hidden));
   });
 
   for (const button of document.querySelectorAll(".copy")) {
@@ -92,13 +92,14 @@
       make(svg, "text", { x: left - 7, y: y(share) + 4, "text-anchor": "end" }, `${100 * share} %`);
       make(svg, "text", { x: width - right + 7, y: y(share) + 4 }, `${(most * share).toFixed(2)}`);
     }
-    make(svg, "text", { transform: `translate(${width - 8} ${y(0.5)}) rotate(90)`, "text-anchor": "middle" }, "GiB");
+    make(svg, "text", { x: width - right + 7, y: y(0) + 18 }, "GiB");
     const begins = Object.entries(phases);
-    for (const [place, [name, at]] of begins.entries()) {
+    let named = -Infinity;
+    for (const [name, at] of begins) {
       const line = { x1: x(at), x2: x(at), y1: y(1), y2: y(0) };
       make(svg, "line", { ...line, stroke: "currentColor", opacity: 0.35 });
-      const room = (begins[place + 1]?.[1] ?? end) - at;
-      if (x(room) - left < 15) continue; // where phases are too short for their names
+      if (x(at) - named < 14) continue; // its name would lie upon the last one
+      named = x(at);
       const turn = `translate(${x(at) + 11} ${y(0) - 6}) rotate(-90)`;
       make(svg, "text", { transform: turn, "font-size": 10, opacity: 0.8 }, name.replaceAll("_", " "));
     }
@@ -109,9 +110,12 @@
     };
     line(utilization_percent, (value) => Math.min(value, 105) / 100, { stroke: "#0072b2" });
     line(memory_gib, (value) => value / most, { stroke: "#d55e00", "stroke-dasharray": "6 4" });
-    for (const share of [0, 0.25, 0.5, 0.75, 1]) {
-      const text = (end * share).toFixed(end < 10 ? 1 : 0);
-      make(svg, "text", { x: x(end * share), y: height - bottom + 17, "text-anchor": "middle" }, text);
+    const rough = end / 6;
+    const unit = 10 ** Math.floor(Math.log10(rough));
+    const step = [1, 2, 5, 10].find((times) => times * unit >= rough) * unit;
+    for (let at = 0; at <= end; at += step) {
+      const text = at.toFixed(step < 1 ? 1 : 0);
+      make(svg, "text", { x: x(at), y: height - bottom + 17, "text-anchor": "middle" }, text);
     }
     make(svg, "text", { x: width / 2, y: height - 6, "text-anchor": "middle" }, "seconds since the trial began");
     document.getElementById("timeline").replaceChildren(svg);
