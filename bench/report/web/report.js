@@ -93,7 +93,7 @@
       make(svg, "text", { x: width - right + 7, y: y(share) + 4 }, `${(most * share).toFixed(2)}`);
     }
     make(svg, "text", { x: width - right + 7, y: y(0) + 18 }, "GiB");
-    const begins = Object.entries(phases);
+    const begins = Object.entries(phases).sort(([, one], [, other]) => one - other);
     let named = -Infinity;
     for (const [name, at] of begins) {
       const line = { x1: x(at), x2: x(at), y1: y(1), y2: y(0) };
