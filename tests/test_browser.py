@@ -195,7 +195,7 @@ def test_any_trial_s_timeline_can_be_chosen(opened: Opened) -> None:
     opened.page.locator("#trial").select_option(label="fp32 b4")
     assert opened.page.locator("#timeline svg title").inner_html().endswith("of fp32 b4")
     assert opened.page.locator("#timeline polyline").count() == 2
-    names = opened.page.locator("#timeline text[transform]").all_inner_texts()
+    names = opened.page.locator("#timeline text[transform]").all_text_contents()
     assert names == ["measuring", "training"]  # as they came
 
 
