@@ -10,7 +10,7 @@ import math
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,14 @@ PREVIEWS = "previews"
 
 PER_FOLDER = ("workload", "samples", "warmup_steps", "measured_steps", "device", "budget_bytes")
 """Fields of a trial that are the same in all rows of a folder, or they could not be compared."""
+
+
+_KINDS: Mapping[str, type] = {
+    field.name: type(field.default_factory())
+    for field in fields(TrialResult)
+    if field.default_factory is not MISSING
+}
+"""Of a result's fields: `list` or `dict`."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +67,13 @@ class Row:
         return json.dumps(_finite(line), separators=(",", ":"), allow_nan=False) + "\n"
 
     @classmethod
-    def from_json(cls, line: dict[str, Any]) -> "Row":
+    def from_json(cls, line: Any) -> "Row":
         """The inverse of `to_line`, from the parsed line.
 
         Raises:
-            ValueError: Another schema, or fields are missing or unknown.
+            ValueError: Another schema, or fields are missing, unknown or of another kind.
         """
-        rest = dict(line)
+        rest = dict(line) if isinstance(line, dict) else {}
         schema = rest.pop("schema", None)
         if schema != SCHEMA:
             raise ValueError(f"schema {schema!r}: expected {SCHEMA}")
@@ -78,7 +86,16 @@ class Row:
             result.status = Status(result.status)
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a row of schema {SCHEMA}: {error}") from None
-        return cls(trial, workload, data, environment, result)
+        row = cls(trial, workload, data, environment, result)
+        held = {name: getattr(result, name) for name in _KINDS}
+        held |= {"workload": workload, "data": data, "environment": environment}
+        held |= {"axes": trial.axes, "settings": trial.settings}
+        kinds = {name: _KINDS.get(name, dict) for name in held}
+        wrong = [name for name, value in held.items() if not isinstance(value, kinds[name])]
+        if wrong:
+            words = ", ".join(f"{name} {json.dumps(held[name])[:40]}" for name in wrong)
+            raise ValueError(f"not a row of schema {SCHEMA}: {words}: expected arrays or objects")
+        return row
 
     @property
     def circumstances(self) -> dict[str, Any]:
@@ -157,6 +174,8 @@ def read(folder: Path) -> list[Row]:
     for number, line in enumerate(_whole_lines(path.read_bytes()), start=1):
         try:
             row = Row.from_json(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}, line {number}: not JSON: {error.msg}") from None
         except (ValueError, TypeError) as error:
             raise ValueError(f"{path}, line {number}: {error}") from None
         rows[row.trial.key] = row

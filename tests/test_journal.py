@@ -129,7 +129,11 @@ def without(name: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
         (lambda line: line | {"odd": 1}, "odd"),
         (lambda line: line | {"status": "fine"}, "'fine' is not a valid Status"),
         (lambda line: line | {"trial": {"batch_size": 1}}, "a trial has exactly the fields"),
-        (lambda line: [line], ""),
+        (lambda line: [line], "schema None: expected 1"),
+        (lambda line: line | {"window": {}}, "not a row of schema 1: window {}: expected arrays"),
+        (lambda line: line | {"quality": None}, "not a row of schema 1: quality null"),
+        (lambda line: line | {"environment": 3}, "not a row of schema 1: environment 3"),
+        (lambda line: line | {"previews": "x"}, 'not a row of schema 1: previews "x"'),
     ],
 )
 def test_a_line_that_is_no_row_is_named_and_left_alone(
@@ -154,7 +158,7 @@ def test_a_broken_line_in_the_middle_is_named_with_its_number(tmp_path: Path) ->
     path = tmp_path / FILE_NAME
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(lines[0] + lines[1][:50] + b"\n" + lines[2])
-    with pytest.raises(ValueError, match=f"^{path}, line 2: "):
+    with pytest.raises(ValueError, match=f"^{path}, line 2: not JSON: "):
         read(tmp_path)
 
 
