@@ -50,7 +50,7 @@ _KEPT: Final = {
 # What computes in each format, as `torch.cpu.get_capabilities` names it, on x86 and ARM; elsewhere
 # torch widens the numbers, computes in fp32 and rounds what it stores.
 _CPU_ARITHMETIC: Final = {
-    # Not avx512_fp16: torch has a forward convolution for it, and with the backward one a step takes
+    # Not avx512_fp16: torch has a forward convolution for it; with the backward one a step takes
     # 100 times fp32's (305 ms against 3; 16 channels at 64x64, batch 4, 2 cores, torch 2.14.1).
     Precision.FP16: ("amx_fp16", "fp16_arith"),
     Precision.BF16: ("avx512_bf16", "amx_bf16", "bf16"),
