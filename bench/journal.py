@@ -8,7 +8,6 @@ import fcntl
 import json
 import math
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
@@ -19,9 +18,6 @@ from bench.trial import Status, Trial, TrialResult
 
 SCHEMA = 1
 FILE_NAME = "journal.jsonl"
-
-PREVIEWS = "previews"
-"""The folder beside it that holds the pictures which rows name."""
 
 PER_FOLDER = ("workload", "samples", "warmup_steps", "measured_steps", "device", "budget_bytes")
 """Fields of a trial that are the same in all rows of a folder, or they could not be compared."""
@@ -195,15 +191,6 @@ def is_torn(folder: Path) -> bool:
 
 def _whole_lines(content: bytes) -> list[bytes]:
     return content[: content.rfind(b"\n") + 1].split(b"\n")[:-1]
-
-
-def preview(folder: Path, name: str) -> Path | None:
-    """The picture that a row of a folder names; `None` where there is none, as in a mere copy.
-
-    A journal may come from anywhere: other files than pictures are not to be had by it.
-    """
-    path = folder / PREVIEWS / name
-    return path if re.fullmatch("[0-9a-f]{16}[.]png", name) and path.is_file() else None
 
 
 class Journal:

@@ -1,7 +1,8 @@
 """How a page is shown, printed for another program, and written beside its journal."""
 
+import contextlib
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,6 +65,21 @@ def write_tables(folder: Path, page: "Page") -> dict[str, str]:
         except OSError as error:
             raise ValueError(f"{folder}: {error.strerror}; the journal there is safe") from None
     return texts
+
+
+def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Writes files by their path in a folder, each whole or not at all."""
+    for name, content in files.items():
+        path = folder / name
+        whole = path.with_name(f"{path.name}.new")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            whole.write_bytes(content)
+            whole.replace(path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                whole.unlink()
+            raise ValueError(f"{path} cannot be written: {error.strerror}") from None
 
 
 def render(page: "Page", style: str) -> str:

@@ -11,9 +11,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench import journal, kernel_times, noise, search, stopping
+from bench import journal, kernel_times, noise, previews, search, stopping
 from bench.environment import CODE, ROOT, source_of
 from bench.journal import Row
+from bench.output import write_files
 from bench.stats import LEAST_ROUNDS
 from bench.stopping import Stop
 from bench.trial import Status
@@ -230,15 +231,13 @@ def _copy(folder: Path, new: Path) -> None:
     if kernel_times.is_all_there_is(folder):
         return
     names = {name for row in journal.read(folder) for name in row.result.previews.values()}
-    for path in filter(None, (journal.preview(folder, name) for name in sorted(names))):
-        (new / journal.PREVIEWS).mkdir(exist_ok=True)
-        shutil.copy(path, new / journal.PREVIEWS)
+    for path in filter(None, (previews.find(folder, name) for name in sorted(names))):
+        (new / previews.FOLDER).mkdir(exist_ok=True)
+        shutil.copy(path, new / previews.FOLDER)
 
 
 def render(folder: Path, name: str) -> None:
     """Writes all that is made of what a published folder records."""
     from bench.report.published import files
 
-    for path, content in files(folder, name).items():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_bytes(content)
+    write_files(folder, files(folder, name))

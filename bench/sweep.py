@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from bench import journal as journals
-from bench import noise, stopping
+from bench import noise, previews, stopping
 from bench.budget import DEFAULT_BUDGET_BYTES, default_budget, format_bytes
 from bench.environment import describe_host
 from bench.estimate import estimate_s
@@ -172,7 +172,7 @@ def run(plan: Plan, observer: Observer, runner: Runner | None = None) -> bool:
                         observer,
                         compiled=compiled,
                         again=again,
-                        previews=(plan.folder / journals.PREVIEWS, count) if count else None,
+                        previews=(plan.folder / previews.FOLDER, count) if count else None,
                     )
                 if prediction := predictions.get(experiment(trial)):
                     result.memory |= prediction.figures(trial.batch_size)

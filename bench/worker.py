@@ -4,14 +4,12 @@ Small events go to the parent as JSON lines: a `phase` with its moment on the mo
 whenever one begins, and at the end one `result`.
 """
 
-import hashlib
 import json
-import os
 import random
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
@@ -21,6 +19,7 @@ import numpy as np
 import torch
 
 from bench import budget as memory_budget
+from bench import previews
 from bench.compilation import Compilation, use_compile_cache
 from bench.environment import ROOT, describe_device
 from bench.stats import SETTLED_STEPS, has_settled
@@ -337,32 +336,9 @@ def _train(
     elif request["previews"]:
         folder, count = request["previews"]
         try:
-            result.previews = write_previews(Path(folder), task.previews(count))
+            result.previews = previews.write(Path(folder), task.previews(count))
         except Exception as error:  # noqa: BLE001 (all is measured, and must not be lost for this)
             result.facts["no_previews"] = one_line(error)
-
-
-def write_previews(folder: Path, pictures: Mapping[str, bytes]) -> dict[str, str]:
-    """Writes pictures under names that are made of their content, so that none is there twice.
-
-    Args:
-        folder: Is made where there is none.
-        pictures: PNG files by caption.
-
-    Returns:
-        Their names by caption.
-    """
-    names = {}
-    for caption, content in pictures.items():
-        folder.mkdir(exist_ok=True)
-        name = f"{hashlib.sha256(content).hexdigest()[:16]}.png"
-        path = folder / name
-        if not path.exists():
-            whole = path.with_suffix(f".{os.getpid()}")
-            whole.write_bytes(content)
-            whole.replace(path)
-        names[caption] = name
-    return names
 
 
 def sample_batches(trial: Trial, train_size: int) -> Iterator[np.ndarray]:

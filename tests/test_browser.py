@@ -17,7 +17,8 @@ import pytest
 from PIL import Image
 
 from bench import cli
-from bench.journal import FILE_NAME, PREVIEWS
+from bench.journal import FILE_NAME
+from bench.previews import FOLDER as PREVIEWS
 from bench.trial import Status
 from tests.report_rows import bad, timed
 from tests.test_plots import ROWS

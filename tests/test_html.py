@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.journal import FILE_NAME, PREVIEWS, Row
+from bench.journal import FILE_NAME, Row
+from bench.previews import FOLDER as PREVIEWS
 from bench.report.html import sort_value
 from bench.trial import Status
 from tests.commands import main

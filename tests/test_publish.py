@@ -14,7 +14,8 @@ import pytest
 
 from bench import search, stopping
 from bench.environment import ROOT, source_fingerprint
-from bench.journal import FILE_NAME, PREVIEWS, Row
+from bench.journal import FILE_NAME, Row
+from bench.previews import FOLDER as PREVIEWS
 from bench.publish import ABOUT, NAME, device_slug, is_committed
 from bench.report.published import INDEX_BEGINS, INDEX_ENDS
 from bench.stopping import Run, Stop

@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench import arguments, journal, spec, stopping, sweep
+from bench import arguments, journal, spec, sweep
 from bench.arguments import DEFAULT_PRESETS, NOISE_PRESETS
 from bench.commands import EXIT_INTERRUPTED
 from bench.display import make_display
@@ -75,12 +75,6 @@ def folder_of(options: Namespace, name: str) -> Path:
 def table_page(rows: list[journal.Row], folder: Path) -> "Page":
     """The result table of a folder."""
     # pandas takes most of a second to import, which `plan` and `--help` need not pay.
-    from bench.report.frame import cell_frame
-    from bench.report.tables import page
+    from bench.report.tables import folder_page
 
-    found = page(cell_frame(rows))
-    if journal.is_torn(folder):
-        found.notes.append("The last line of the journal is not whole, and is left out.")
-    if run := stopping.last(folder):
-        found.notes.append(run.sentence)
-    return found
+    return folder_page(rows, folder)

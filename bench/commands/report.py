@@ -1,15 +1,13 @@
 """The command `report`."""
 
-import contextlib
 from argparse import Namespace
-from collections.abc import Mapping
 from pathlib import Path
 
 from bench import arguments, journal, kernel_times, search, spec
 from bench.arguments import FORMATS, VIEWS
 from bench.commands.max_batch import max_batch_page
 from bench.commands.measuring import table_page
-from bench.output import Output, print_line, write_page
+from bench.output import Output, print_line, write_files, write_page
 
 
 def run(options: Namespace) -> int:
@@ -71,18 +69,3 @@ def _write_document(options: Namespace) -> int:
     for name in files:
         print_line(console, f"Written: {folder / name}")
     return 0
-
-
-def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Writes files by their path in a folder, each whole or not at all."""
-    for name, content in files.items():
-        path = folder / name
-        whole = path.with_name(f"{path.name}.new")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            whole.write_bytes(content)
-            whole.replace(path)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                whole.unlink()
-            raise ValueError(f"{path} cannot be written: {error.strerror}") from None

@@ -10,8 +10,9 @@ from typing import Any
 import jinja2
 import pandas as pd
 
+from bench import previews
 from bench.budget import format_bytes
-from bench.journal import Row, preview
+from bench.journal import Row
 from bench.report import Record
 from bench.report.cells import differing, label, records
 from bench.report.configurations import Configuration, Group, groups_of, variants_shown
@@ -254,7 +255,7 @@ def _previews(
         pictures += [
             (f"{caption}: {words}", name) for caption, name in found.items() if caption not in alike
         ]
-    paths = [(caption, preview(folder, name)) for caption, name in pictures]
+    paths = [(caption, previews.find(folder, name)) for caption, name in pictures]
     return [
         {"caption": caption, "png": base64.b64encode(path.read_bytes()).decode()}
         for caption, path in paths

@@ -246,7 +246,6 @@ def quality(groups: Sequence[Group], looks: dict[str, Look]) -> Figure | None:
     with _panels(sound, looks) as (figure, panels):
         for (axes, variants), (_, group) in zip(panels, sound, strict=True):
             points = [(one.images_per_s, one.final_mse, one.batch_size) for one in group]
-            axes.plot(*zip(*[point[:2] for point in points], strict=True), ".", color=INK, alpha=0)
             for variant, ones in variants.items():
                 own = [(one.images_per_s, one.final_mse) for one in ones]
                 _line(axes, own, looks[variant] | {"linestyle": "none"})

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from bench import journal, kernel_times, search, stopping
+from bench import journal, kernel_times, search
 from bench.journal import Row
 from bench.publish import ABOUT, NAME, PLOTS
 from bench.report import Record, views
@@ -14,8 +14,7 @@ from bench.report.frame import cell_frame
 from bench.report.max_batch import max_batch
 from bench.report.page import NOT_MEASURED, Page, ratio_text
 from bench.report.speedups import all_seeds, mean_rate
-from bench.report.tables import page as table_page
-from bench.report.tables import to_csv, to_json
+from bench.report.tables import folder_page, to_csv, to_json
 from bench.trial import rate_text
 
 PAGE_NAME = "README.md"
@@ -41,9 +40,7 @@ def files(folder: Path, name: str) -> dict[str, bytes]:
         body = [page.to_markdown(), *_measured_by([record["environment"]["command"]])]
     else:
         rows = journal.read(folder)
-        page = table_page(cell_frame(rows))
-        if run := stopping.last(folder):
-            page.notes.append(run.sentence)
+        page = folder_page(rows, folder)
         document = Document(folder, name, rows, page)
         found |= document.pictures()
         found[HTML_NAME] = document.html().encode()

@@ -1,13 +1,18 @@
 """The result table: what stands in it, the sentence under it and its notes."""
 
 import json
+from collections.abc import Sequence
+from pathlib import Path
 from statistics import fmean
 
 import pandas as pd
 from rich.table import Table
 
+from bench import journal, stopping
+from bench.journal import Row
 from bench.report import Record
 from bench.report.cells import by_settings, differing, records, status_text, where
+from bench.report.frame import cell_frame
 from bench.report.notes import (
     FEW,
     caution_notes,
@@ -69,6 +74,16 @@ def page(frame: pd.DataFrame) -> Page:
         verdict(frame),
         notes(frame),
     )
+
+
+def folder_page(rows: Sequence[Row], folder: Path) -> Page:
+    """The result table of a folder, with what its records tell of the run."""
+    found = page(cell_frame(rows))
+    if journal.is_torn(folder):
+        found.notes.append("The last line of the journal is not whole, and is left out.")
+    if run := stopping.last(folder):
+        found.notes.append(run.sentence)
+    return found
 
 
 def to_rich(frame: pd.DataFrame, width: int | None) -> Table:
