@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from bench import journal, sweep
+from bench import journal, support, sweep
 from bench.budget import format_bytes
 from bench.predict import Prediction, Predictor, experiment
 from bench.runner import Runner
@@ -157,7 +157,7 @@ def run(
         observer: Is told how it goes.
 
     Returns:
-        By the name of the variant.
+        By the name of the variant, of those asked for.
 
     Raises:
         ValueError: The user's mistake, in one line; rows that were written stay.
@@ -171,7 +171,8 @@ def run(
     told = {name: vars(certificate) for name, certificate in found.items()}
     text = json.dumps({"limits": vars(limits), "variants": told}, indent=1)
     (plan.folder / FILE_NAME).write_text(text + "\n")
-    return found
+    nothing = Certificate(0, "its memory cannot be predicted")
+    return {name: found.get(name, nothing) for name in hunt.asked}
 
 
 def read(folder: Path) -> dict[str, Certificate]:
@@ -210,16 +211,20 @@ class _Hunt:
         self, plan: Plan, limits: Limits, samples: int | None, observer: Observer, runner: Runner
     ) -> None:
         self._plain = {axis: values[0] for axis, values in plan.spec.workload.axes.items()}
-        others = [axes for axes in plan.spec.variants if axes != self._plain]
-        spec = replace(plan.spec, variants=(self._plain, *others))
         self._observer, self._runner = observer, runner
         earlier = sweep.earlier_rows(plan.folder)
         environment, budget_bytes = sweep.situate(plan, runner, earlier, observer)
-        _refuse_unsupported(plan, runner, environment["device"])
+        device = environment["device"]
+        spec = plan.spec.resolved(support.resolve(plan.spec, runner, device, observer.note))
+        for name, reason in support.unsupported(spec, runner, device).items():
+            raise ValueError(f"{name}: {reason}")
+        self.asked = [spec.workload.variant_name(axes) for axes in spec.variants]
+        others = [axes for axes in spec.variants if axes != self._plain]
+        spec = replace(spec, variants=(self._plain, *others))
         context_bytes = sweep.check_budget(runner, environment, budget_bytes)
         target_bytes = (1 - limits.margin) * budget_bytes - context_bytes
-        trials = [t for t in spec.trials(environment["device"], budget_bytes) if not t.round]
-        predictor = Predictor(runner, spec.workload, environment["device"])
+        trials = [t for t in spec.trials(device, budget_bytes) if not t.round]
+        predictor = Predictor(runner, spec.workload, device)
         checked = [replace(trial, batch_size=_CHECKED_AT) for trial in trials]
         predictions = predictor.of_trials(checked, observer.note)
         trials = [trial for trial in trials if experiment(trial) in predictions]
@@ -323,12 +328,6 @@ class _Hunt:
         cell = replace(variant.trial, batch_size=size, samples=self._samples)
         rows = journal.read(self._plan.folder)
         return [row.result for row in rows if row.trial.cell == cell][:rounds]
-
-
-def _refuse_unsupported(plan: Plan, runner: Runner, device: str) -> None:
-    """Raises `ValueError` for a variant that the device cannot do."""
-    for name, reason in sweep.unsupported(plan.spec, runner, device).items():
-        raise ValueError(f"{name}: {reason}")
 
 
 def _check_least(

@@ -5,6 +5,7 @@ workload's axes (`precision = ["fp32", "bf16"]`), its settings (`image_size = 64
 harness's own names below. A list makes a grid.
 """
 
+import dataclasses
 import difflib
 import itertools
 import math
@@ -13,12 +14,15 @@ import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.budget import parse_bytes
 from bench.stats import LEAST_ROUNDS
 from bench.trial import Scalar, Trial
 from bench.workload import Workload, load_object
+
+if TYPE_CHECKING:
+    from bench.journal import Row
 
 DEFAULT_WORKLOAD = "unet.workload:COLORIZATION"
 
@@ -88,6 +92,36 @@ class SweepSpec:
         text = self.one("ci_width")
         return parse_share("ci_width", text) if text else None
 
+    @property
+    def preferences(self) -> set[tuple[str, str]]:
+        """The words of the workload's preferences in `variants`, as (axis, word)."""
+        known = self.workload.preferences
+        return {
+            (axis, value)
+            for axes in self.variants
+            for axis, value in axes.items()
+            if value in known.get(axis, {})
+        }
+
+    def resolved(self, meanings: Mapping[str, str]) -> "SweepSpec":
+        """The sweep with a value in place of every word of a preference.
+
+        Variants that thereby become equal are one.
+
+        Args:
+            meanings: Word -> value. A word that is not in it means the best it can.
+        """
+        known = self.workload.preferences
+
+        def value_of(axis: str, value: str) -> str:
+            candidates = known.get(axis, {}).get(value)
+            return meanings.get(value, candidates[0]) if candidates else value
+
+        variants = [
+            {axis: value_of(axis, value) for axis, value in axes.items()} for axes in self.variants
+        ]
+        return dataclasses.replace(self, variants=tuple(_unique(variants)))
+
     def settings(self) -> list[dict[str, Scalar]]:
         """Every combination of the workload's settings."""
         names = list(self.workload.settings)
@@ -95,7 +129,7 @@ class SweepSpec:
         return [dict(zip(names, combination, strict=True)) for combination in values]
 
     def trials(self, device: str, budget_bytes: int) -> list[Trial]:
-        """All trials in the order they run.
+        """All trials in the order they run, of a sweep that is `resolved`.
 
         Rounds come one after the other, and in each the variants alternate within a batch size,
         so that a drift of the machine meets all alike. Every second round runs them backwards, so
@@ -129,12 +163,16 @@ class SweepSpec:
                 )
         return trials
 
-    def trials_like(self, trial: Trial) -> list[Trial]:
-        """All trials, where one that ran says what "auto" was and how much memory there was."""
-        device = self.one("device")
+    def trials_like(self, row: "Row") -> list[Trial]:
+        """All trials as they would run beside a row.
+
+        It says what "auto" and the words of preferences meant, and how much memory there was.
+        """
+        device, trial = self.one("device"), row.trial
         if device == "auto" or trial.device.startswith(device):
             device = trial.device
-        return self.trials(device, self.budget_bytes or trial.budget_bytes)
+        meanings = row.workload.get("meanings", {})
+        return self.resolved(meanings).trials(device, self.budget_bytes or trial.budget_bytes)
 
     def check(self) -> None:
         """Raises `ValueError` for values that are fine one by one but not together."""
@@ -189,6 +227,8 @@ def load(source: str | None, overrides: Mapping[str, Sequence[str]]) -> SweepSpe
         _build(path.stem, entry, workload, values)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+    if "variants" in overrides and source in preset_names():
+        values.pop("unsupported", None)  # what the user names gets a row, whatever comes of it
     for name, texts in overrides.items():
         if name != "workload":
             _known(name, names, "--set")
@@ -309,9 +349,10 @@ def _variants(workload: Workload, values: Mapping[str, list[Any]]) -> tuple[Mapp
     listed = [workload.parse_variant(str(text)) for text in values.get("variants", [])] or [plain]
     for axis, choices in workload.axes.items():
         if axis in values:
+            valid = (*choices, *workload.preferences.get(axis, ()))
             for value in values[axis]:
-                if value not in choices:
-                    raise ValueError(f"{axis} {value!r}: {suggest(str(value), choices)}")
+                if value not in valid:
+                    raise ValueError(f"{axis} {value!r}: {suggest(str(value), valid)}")
             listed = [{**axes, axis: value} for axes in listed for value in values[axis]]
     return tuple(_unique(listed))
 

@@ -1,10 +1,8 @@
 """The parent: which trials are to run, in which order, and where their rows go."""
 
 import contextlib
-import dataclasses
 import os
 import time
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -12,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from bench import journal as journals
-from bench import noise, previews, stopping
+from bench import noise, previews, stopping, support
 from bench.budget import DEFAULT_BUDGET_BYTES, default_budget, format_bytes
 from bench.environment import describe_host
 from bench.estimate import estimate_s
@@ -100,7 +98,8 @@ def run(plan: Plan, observer: Observer, runner: Runner | None = None) -> bool:
         environment, budget_bytes = situate(plan, runner, earlier, observer)
         device, gpu_uuid = environment.pop("device"), environment["gpu_uuid"]
         check_budget(runner, environment | {"device": device}, budget_bytes)
-        spec = _supported(spec, runner, device, observer)
+        meanings = support.resolve(spec, runner, device, observer.note)
+        spec = support.supported(spec.resolved(meanings), runner, device, observer.note)
         trials = spec.trials(device, budget_bytes)
         data = _prepare(spec, observer)
         predictions = plan.predictions
@@ -112,6 +111,7 @@ def run(plan: Plan, observer: Observer, runner: Runner | None = None) -> bool:
             "name": spec.workload.name,
             "axes": plain,
             "plain": spec.workload.variant_name(plain),
+            "meanings": meanings,
             "baselines": dict(spec.workload.baselines),
         }
 
@@ -357,31 +357,6 @@ def check_budget(runner: Runner, environment: Mapping[str, Any], budget_bytes: i
     request = {"device": environment["device"], "gpu_uuid": environment["gpu_uuid"]}
     asked = request | {"budget_bytes": budget_bytes}
     return int(runner.ask("bench.worker:check_budget", asked)["context_bytes"])
-
-
-def unsupported(spec: SweepSpec, runner: Runner, device: str) -> dict[str, str]:
-    """Why the device cannot do variants of a sweep, by their names."""
-    request = {"workload": spec.entry, "task": spec.workload.task, "device": device}
-    names = [spec.workload.variant_name(axes) for axes in spec.variants]
-    asked = request | {"variants": names}
-    return dict(runner.ask("bench.worker:unsupported", asked)["reasons"])
-
-
-def _supported(spec: SweepSpec, runner: Runner, device: str, observer: Observer) -> SweepSpec:
-    """The sweep without the variants that the device cannot do, if that is what was asked for."""
-    if spec.one("unsupported") != "skip":
-        return spec
-    reasons = unsupported(spec, runner, device)
-    names = [spec.workload.variant_name(axes) for axes in spec.variants]
-    for reason, count in Counter(reasons.values()).items():
-        observer.note(f"{count} of {len(names)} variants are left out: {reason}.")
-    variants = tuple(
-        axes for name, axes in zip(names, spec.variants, strict=True) if name not in reasons
-    )
-    if not variants:
-        reason = next(iter(reasons.values()))
-        raise ValueError(f"unsupported 'skip': {device} can do none of the variants: {reason}")
-    return dataclasses.replace(spec, variants=variants)
 
 
 def _may_fit(trial: Trial, predictions: Mapping[str, Prediction]) -> bool:

@@ -61,6 +61,15 @@ class Workload(Protocol):
         ...
 
     @property
+    def preferences(self) -> Mapping[str, Mapping[str, tuple[str, ...]]]:
+        """Axis -> word -> the values it may stand for, best first; may be empty.
+
+        A sweep may name the word in place of a value. It then means the first of them that the
+        device supports; the last is one that every device supports. Trials have values only.
+        """
+        ...
+
+    @property
     def settings(self) -> Mapping[str, Scalar]:
         """Setting -> its default, whose type is the setting's type."""
         ...
@@ -83,7 +92,10 @@ class Workload(Protocol):
         ...
 
     def parse_variant(self, name: str) -> dict[str, str]:
-        """The inverse of `variant_name`; raises `ValueError` naming what is wrong."""
+        """The inverse of `variant_name`; raises `ValueError` naming what is wrong.
+
+        A name may hold words of `preferences`, which are then among the values returned.
+        """
         ...
 
     def compiles(self, axes: Mapping[str, str]) -> bool:

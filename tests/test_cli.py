@@ -71,7 +71,7 @@ import subprocess, sys
 subprocess.Popen = None  # whoever starts a process fails
 from bench.cli import main
 try:
-    main(["plan", "quick", "--rounds", "2"])
+    main(["plan", "quick", "--rounds", "2", "--set", "precision=fp32,bf16"])
 finally:
     assert "torch" not in sys.modules
     assert "pandas" not in sys.modules
@@ -90,14 +90,14 @@ def test_plan_lists_all_cells_and_starts_nothing(repository: Path, tmp_path: Pat
     assert (done.returncode, done.stderr) == (0, "")
     assert list(tmp_path.iterdir()) == []
     *lines, last = done.stdout.splitlines()
-    quick = spec.load("quick", {})
+    quick = spec.load("quick", {"precision": ["fp32", "bf16"]})
     variants = [quick.workload.variant_name(axes) for axes in quick.variants]
     sizes, samples = quick.grid["batch_size"], quick.one("samples")
     labels = {f"{v} b{size}{r}" for v in variants for size in sizes for r in ("", " round 1")}
     assert {re.split(r"\s{2,}", line.strip())[1] for line in lines} == labels
-    assert len(lines) == len(labels) == 36
+    assert len(lines) == len(labels) == 48
     assert last.startswith(
-        f"36 trials of colorization on auto within 8 GiB, {samples} samples each"
+        f"48 trials of colorization on auto within 8 GiB, {samples} samples each"
     )
     assert "image_size=64" in last
 

@@ -36,11 +36,12 @@ def load(source: str | None = "quick", **overrides: str) -> SweepSpec:
 
 
 def trials(sweep: SweepSpec) -> list[Trial]:
-    return sweep.trials("cpu", 2**33)
+    return sweep.resolved({}).trials("cpu", 2**33)
 
 
-def variants(sweep: SweepSpec) -> list[str]:
-    return [sweep.workload.variant_name(axes) for axes in sweep.variants]
+def variants(sweep: SweepSpec, **meanings: str) -> list[str]:
+    found = sweep.resolved(meanings).variants
+    return [sweep.workload.variant_name(axes) for axes in found]
 
 
 def differences(first: Mapping[str, str], second: Mapping[str, str]) -> set[str]:
@@ -100,6 +101,7 @@ def test_compiled_vs_eager_has_the_eager_twin_of_every_compiled_variant() -> Non
 
 def test_gpu_8gb_is_a_full_sized_network_that_ends_in_time() -> None:
     asked = load("gpu-8gb")
+    asked = asked.resolved({"reduced": "bf16"})
     found = asked.trials(asked.one("device"), 2**33)
     assert {trial.device for trial in found} == {"cuda"}
     assert {(t.settings["image_size"], t.settings["width"]) for t in found} == {(256, 64)}

@@ -114,6 +114,7 @@ def test_every_row_carries_all_that_it_is_compared_by(every_end: Recorder) -> No
             "name": "toy",
             "axes": PLAIN,
             "plain": "none",
+            "meanings": {"best": "none", "first": "nan"},
             "baselines": TOY.baselines,
             "train_size": 64,
         }
@@ -260,6 +261,7 @@ def known_machine(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             "environment": {**recorded, "device": "cpu", "free_bytes": 2**40, "note": None},
         },
         "bench.worker:check_budget": {"context_bytes": 0},
+        "bench.worker:unsupported": {"reasons": {"unsupported": "cannot"}},
     }
     monkeypatch.setattr(Runner, "ask", lambda self, entry, request: answers[entry])
 

@@ -67,6 +67,9 @@ class Toy:
     name = "toy"
     task = "tests.toy_task:ToyTask"
     axes = CHOICES
+    preferences: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+        "fault": {"best": ("unsupported", "none"), "first": ("nan", "none")}
+    }
     settings = SETTINGS
     data_settings = frozenset({"size", "lost"})
     baselines: Mapping[str, str] = {"mean_color_mse": "a good guess", "grey_mse": "a bad guess"}
@@ -79,6 +82,7 @@ class Toy:
     def parse_variant(self, name: str) -> dict[str, str]:
         parts = [part.strip() for part in name.split("+")]
         axis_of = {value: axis for axis, values in CHOICES.items() for value in values}
+        axis_of |= {word: axis for axis, words in self.preferences.items() for word in words}
         if not axis_of.keys() >= set(parts):
             raise ValueError(f"variant {name!r}: unknown")
         return PLAIN | {axis_of[part]: part for part in parts}

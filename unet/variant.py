@@ -85,6 +85,13 @@ class Color(StrEnum):
     FUSED = "fused-lab"  # one kernel, a batch at a time on the device
 
 
+PREFERENCES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    # bf16 is as fast as fp16 wherever a device has both, and needs no loss scaling.
+    "precision": {"reduced": (Precision.BF16, Precision.FP16, Precision.FP32)}
+}
+"""Axis -> word -> the values it may stand for. It means the first one that the device supports."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Variant:
     """One choice on every axis; the defaults are the plain network."""
@@ -119,18 +126,7 @@ class Variant:
         Raises:
             ValueError: If a part is empty, unknown, or the second of its axis.
         """
-        axis_of = {value: axis for axis, values in _axes(cls).items() for value in values}
-        chosen: dict[str, str] = {}
-        for part in map(str.strip, name.split("+")):
-            if part not in axis_of:
-                raise ValueError(f"variant {name!r} has {_unknown('part', part, axis_of)}")
-            axis = axis_of[part]
-            if axis in chosen:
-                raise ValueError(
-                    f"variant {name!r} must choose {axis} once, got {chosen[axis]!r} and {part!r}"
-                )
-            chosen[axis] = part
-        return cls.from_axes(chosen)
+        return cls.from_axes(parse_axes(name))
 
     @classmethod
     def from_axes(cls, axes: Mapping[str, str]) -> Self:
@@ -158,6 +154,33 @@ class Variant:
     def axes(self) -> dict[str, str]:
         """Every axis with its plain value, defaults included, in the order of the fields."""
         return {axis.name: getattr(self, axis.name).value for axis in dataclasses.fields(self)}
+
+
+def parse_axes(name: str) -> dict[str, str]:
+    """Reads a name in which a word of `PREFERENCES` may stand for a value.
+
+    Args:
+        name: As for `Variant.parse`.
+
+    Returns:
+        Every axis with its plain value or word, in the order of the fields.
+
+    Raises:
+        ValueError: If a part is empty, unknown, or the second of its axis.
+    """
+    axis_of = {value: axis for axis, values in _axes(Variant).items() for value in values}
+    axis_of |= {word: axis for axis, words in PREFERENCES.items() for word in words}
+    chosen: dict[str, str] = {}
+    for part in map(str.strip, name.split("+")):
+        if part not in axis_of:
+            raise ValueError(f"variant {name!r} has {_unknown('part', part, axis_of)}")
+        axis = axis_of[part]
+        if axis in chosen:
+            raise ValueError(
+                f"variant {name!r} must choose {axis} once, got {chosen[axis]!r} and {part!r}"
+            )
+        chosen[axis] = part
+    return Variant().axes() | chosen
 
 
 def _axes(cls: type[Variant]) -> dict[str, dict[str, Any]]:

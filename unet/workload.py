@@ -19,7 +19,7 @@ from unet.frames import (
 )
 from unet.shape import UPSAMPLINGS, min_side
 from unet.snippet import snippet
-from unet.variant import Compile, Variant
+from unet.variant import PREFERENCES, Compile, Variant, parse_axes
 
 Scalar = int | float | str
 
@@ -49,6 +49,7 @@ class Colorization:
     name = "colorization"
     task = "unet.colorize:ColorizationTask"
     axes: Mapping[str, tuple[str, ...]] = Variant.choices()
+    preferences = PREFERENCES
     settings: Mapping[str, Scalar] = {
         "data": DRIVE,
         "data_seed": 0,
@@ -83,8 +84,8 @@ class Colorization:
         return Variant.from_axes(axes).name
 
     def parse_variant(self, name: str) -> dict[str, str]:
-        """See `Variant.parse`."""
-        return Variant.parse(name).axes()
+        """See `parse_axes`."""
+        return parse_axes(name)
 
     def compiles(self, axes: Mapping[str, str]) -> bool:
         """Whether a variant is made by torch.compile."""

@@ -58,7 +58,7 @@ def _noise(options: Namespace) -> int:
     rows, code = measure(options, asked, "noise")
     if code:
         return code
-    asked_keys = {trial.key for trial in asked.trials_like(rows[0].trial)}
+    asked_keys = {trial.key for trial in asked.trials_like(rows[0])}
     described = noise.describe([row for row in rows if row.trial.key in asked_keys])
     if not described["cells"]:
         raise ValueError(

@@ -40,8 +40,7 @@ def run(options: Namespace) -> int:
     written = write_tables(folder, page)
     write_page(max_batch_page(page, folder), "json" if options.json else "table")
     print_written(console, folder, written)
-    names = map(asked.workload.variant_name, asked.variants)
-    return 0 if all(name in found and found[name].batch_size for name in names) else EXIT_FAILED
+    return 0 if all(certificate.batch_size for certificate in found.values()) else EXIT_FAILED
 
 
 def max_batch_page(page: "Page", folder: Path) -> "Page":

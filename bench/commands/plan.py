@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from bench import journal, planning, spec, sweep
+from bench import journal, planning, spec, support, sweep
 from bench.budget import DEFAULT_BUDGET_BYTES
 from bench.commands.measuring import load
 from bench.environment import has_gpu
@@ -20,16 +20,16 @@ from bench.trial import Trial
 def run(options: Namespace) -> int:
     """Lists every cell of a sweep and runs nothing."""
     asked = load(options)
+    console = Output(stderr=options.json)
+    note = partial(print_line, console)
     rows = journal.read_if_any(Path(options.out)) if options.out else []
     if rows:
-        trials = asked.trials_like(rows[0].trial)
+        trials = asked.trials_like(rows[0])
         journal.check_same_question(rows[0].trial, trials[0], options.out)
     else:
+        asked = asked.resolved(_meanings(asked, note))
         trials = asked.trials(asked.one("device"), asked.budget_bytes or DEFAULT_BUDGET_BYTES)
-    console = Output(stderr=options.json)
-    predictions = (
-        _predictions(asked, trials, partial(print_line, console)) if options.predict else {}
-    )
+    predictions = _predictions(asked, trials, note) if options.predict else {}
     if options.json:
         for trial in trials:
             told = {"key": trial.key, **trial.to_json()}
@@ -46,6 +46,21 @@ def run(options: Namespace) -> int:
     return 0
 
 
+def _meanings(asked: spec.SweepSpec, note: Callable[[str], None]) -> dict[str, str]:
+    """What the words of preferences mean here; nothing where the device is not here."""
+    if not asked.preferences:
+        return {}
+    with Runner(asked.workload.task, sweep.DEFAULT_TIMEOUT_S) as runner:
+        try:
+            device = runner.probe(asked.one("device")).device
+        except ValueError as error:
+            best = asked.workload.preferences
+            for axis, word in sorted(asked.preferences):
+                note(f"{axis} {word!r} is planned as {best[axis][word][0]}: {error}.")
+            return {}
+        return support.resolve(asked, runner, device, note)
+
+
 def _predictions(
     asked: spec.SweepSpec, trials: list[Trial], note: Callable[[str], None]
 ) -> dict[str, Prediction]:
@@ -54,6 +69,6 @@ def _predictions(
         device = "cuda" if has_gpu() else "cpu"
     with Runner(asked.workload.task, sweep.DEFAULT_TIMEOUT_S) as runner:
         if device == "cpu" or has_gpu():
-            for name, reason in sweep.unsupported(asked, runner, device).items():
+            for name, reason in support.unsupported(asked, runner, device).items():
                 note(f"{name} cannot run here: {reason}.")
         return Predictor(runner, asked.workload, device).of_trials(trials, note)

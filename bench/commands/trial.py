@@ -18,16 +18,12 @@ def run(options: Namespace) -> int:
         raise ValueError(
             f"--set: expected no axes beside the variant {options.variant!r}, which names them all"
         )
-    if (cells := len(asked.trials("cpu", 1)) // asked.one("rounds")) > 1:
+    if (cells := len(asked.resolved({}).trials("cpu", 1)) // asked.one("rounds")) > 1:
         raise ValueError(f"--set: expected one cell, got {cells}; see `sweep` for more")
     rows, code = measure(options, asked, "trial")
     if code == 0:
         # The folder may hold others' rows too.
-        result = next(
-            row.result
-            for row in reversed(rows)
-            if row.trial in asked.trials(row.trial.device, row.trial.budget_bytes)
-        )
+        result = next(row.result for row in reversed(rows) if row.trial in asked.trials_like(row))
         if result.status is Status.UNSUPPORTED:
             raise ValueError(f"{options.variant}: {result.reason}")
         if result.status is not Status.OK:

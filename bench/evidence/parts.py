@@ -249,7 +249,7 @@ class Sweep(Part):
     def keys(self, rows: Sequence[Row]) -> set[str]:
         """The keys of its trials, whether they have rows yet or not."""
         asked = spec.load(self.preset, self._values(rows))
-        return {trial.key for trial in asked.trials_like(rows[0].trial)}
+        return {trial.key for trial in asked.trials_like(rows[0])}
 
     def rows(self, rows: Sequence[Row]) -> list[Row]:
         """Its own among all rows of the folder."""
