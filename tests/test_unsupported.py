@@ -12,6 +12,7 @@ from torch._inductor.runtime.hints import DeviceProperties
 
 from tests.training import CPU
 from unet.apply import unsupported
+from unet.capability import fast_precisions, lacking
 from unet.variant import (
     ActivationBudget,
     Checkpointing,
@@ -40,8 +41,9 @@ def test_a_device_that_is_not_there_or_not_known(monkeypatch: pytest.MonkeyPatch
 
 
 def of_cpu(
-    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], variant: str
+    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], variant: str, limit: str = "ALL"
 ) -> str | None:
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     return unsupported(Variant.parse(variant), CPU)
 
@@ -77,7 +79,7 @@ def test_a_format_the_cpu_would_emulate_is_refused(
 ) -> None:
     precision = variant.split("+")[0]
     assert of_cpu(monkeypatch, capabilities, variant) == (
-        f"this CPU has no {precision} arithmetic ({names}); emulated, it is far slower than fp32"
+        f"this CPU has no {precision} arithmetic ({names}); emulated, it is slower than fp32"
     )
 
 
@@ -97,6 +99,47 @@ def test_a_format_the_cpu_computes_in_is_supported(
     assert of_cpu(monkeypatch, capabilities, variant) is None
 
 
+BF16 = NOTHING | {"avx512_bf16": True}
+AMX = BF16 | {"amx_bf16": True}
+AMX_FP16 = AMX | {"amx_fp16": True}
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "limit", "fast"),
+    [
+        (AMX_FP16, "ALL", ["bf16", "fp16"]),
+        (AMX_FP16, "not known to oneDNN", ["bf16", "fp16"]),
+        (AMX_FP16, "avx10_1_512_amx_fp16", ["bf16", "fp16"]),
+        (AMX_FP16, "AVX512_CORE_AMX", ["bf16"]),
+        (AMX_FP16, "AVX10_1_512", ["bf16"]),
+        (AMX_FP16, "AVX512_CORE_BF16", ["bf16"]),
+        (NOTHING | {"amx_bf16": True}, "AVX512_CORE_BF16", []),
+        (AMX, "AVX512_CORE_VNNI", []),
+        (AMX, "avx512_core", []),
+        (BF16, "DEFAULT", ["bf16"]),
+        (BF16, "AVX2", []),
+        (NOTHING, "ALL", []),
+        (ARM | {"bf16": True, "fp16_arith": True}, "ALL", ["bf16", "fp16"]),
+    ],
+)
+def test_a_limit_on_what_onednn_uses_takes_formats_away(
+    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], limit: str, fast: list[str]
+) -> None:
+    able = [p for p in ("bf16", "fp16") if of_cpu(monkeypatch, capabilities, p, limit) is None]
+    assert able == fast
+    assert fast_precisions(CPU) == tuple(Precision(name) for name in fast)
+
+
+@pytest.mark.parametrize("variable", ["ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"])
+def test_a_limit_is_named(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    assert of_cpu(monkeypatch, BF16, "bf16") is None
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA")
+    monkeypatch.setenv(variable, "avx2")
+    reason = lacking(Precision.BF16, CPU)
+    assert reason is not None
+    assert reason.startswith(f"{variable}=AVX2 leaves out this CPU's bf16 arithmetic (avx512_bf16)")
+
+
 # As Linux calls what torch calls otherwise.
 CPUINFO = {"fp16": {"amx_fp16"}, "bf16": {"avx512_bf16", "amx_bf16"}}
 
@@ -105,7 +148,10 @@ CPUINFO = {"fp16": {"amx_fp16"}, "bf16": {"avx512_bf16", "amx_bf16"}}
     platform.system() != "Linux" or platform.machine() != "x86_64", reason="reads Linux's x86 flags"
 )
 @pytest.mark.parametrize("precision", CPUINFO)
-def test_of_this_cpu_it_says_what_the_kernel_says(precision: str) -> None:
+def test_of_this_cpu_it_says_what_the_kernel_says(
+    monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "ALL")
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     (flags, *_) = (set(line.split(":")[1].split()) for line in lines if line.startswith("flags"))
     able = bool(flags & CPUINFO[precision])
@@ -237,6 +283,16 @@ def test_a_card_refuses_what_it_lacks_and_nothing_else(
 ) -> None:
     card(monkeypatch, name, *CARDS[name])
     assert unsupported(Variant.parse(variant), CUDA) == REFUSED.get((name, variant))
+
+
+@pytest.mark.parametrize(
+    ("name", "fast"), [("Tesla T4", ["fp16"]), ("A100", ["bf16", "fp16", "tf32"])]
+)
+def test_the_fast_precisions_of_a_card(
+    monkeypatch: pytest.MonkeyPatch, name: str, fast: list[str]
+) -> None:
+    card(monkeypatch, name, *CARDS[name])
+    assert fast_precisions(CUDA) == tuple(Precision(each) for each in fast)
 
 
 @pytest.mark.gpu

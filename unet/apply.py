@@ -15,6 +15,7 @@ import torch
 import torch._functorch.config
 from torch import Tensor, nn
 
+from unet.capability import lacking
 from unet.checkpointing import checkpoint_blocks
 from unet.model import UNet
 from unet.variant import (
@@ -47,16 +48,7 @@ _KEPT: Final = {
     ActivationBudget.KEEP_20: 0.2,
     ActivationBudget.KEEP_0: 0.0,
 }
-# What computes in each format, as `torch.cpu.get_capabilities` names it, on x86 and ARM; elsewhere
-# torch widens the numbers, computes in fp32 and rounds what it stores.
-_CPU_ARITHMETIC: Final = {
-    # Not avx512_fp16: torch has a forward convolution for it; with the backward one a step takes
-    # 100 times fp32's (305 ms against 3; 16 channels at 64x64, batch 4, 2 cores, torch 2.14.1).
-    Precision.FP16: ("amx_fp16", "fp16_arith"),
-    Precision.BF16: ("avx512_bf16", "amx_bf16", "bf16"),
-}
 _VOLTA: Final = (7, 0)
-_AMPERE: Final = (8, 0)
 
 
 def set_flags(variant: Variant) -> dict[str, str | bool | float]:
@@ -110,8 +102,7 @@ def set_flags(variant: Variant) -> dict[str, str | bool | float]:
 def unsupported(variant: Variant, device: torch.device) -> str | None:
     """Says in words why a device cannot do a variant; None if it can.
 
-    A number format that a device only emulates is not supported: its gradients come out right, but
-    an order of magnitude later than fp32's (fp16 12 times on a CPU without fp16 arithmetic).
+    A number format that a device only emulates is not supported; see `unet.capability`.
     """
     if variant.compile is Compile.EAGER:
         if variant.activation_budget is not ActivationBudget.KEEP_ALL:
@@ -121,7 +112,7 @@ def unsupported(variant: Variant, device: torch.device) -> str | None:
             if os.environ.get(switch, "0") != "0":
                 return f"torch.compile is switched off by {switch}={os.environ[switch]}"
     if device.type == "cpu":
-        return _unsupported_on_cpu(variant)
+        return _unsupported_on_cpu(variant, device)
     if device.type != "cuda":
         return f"device type {device.type!r} is neither cpu nor cuda"
     if not torch.cuda.is_available():
@@ -129,18 +120,9 @@ def unsupported(variant: Variant, device: torch.device) -> str | None:
     return _unsupported_on_cuda(variant, device)
 
 
-def _unsupported_on_cpu(variant: Variant) -> str | None:
-    precision = variant.precision
-    if precision is Precision.TF32:
-        return "TF32 is a number format of NVIDIA's tensor cores, which a CPU has not"
-    if precision in _CPU_ARITHMETIC:
-        capabilities = torch.cpu.get_capabilities()
-        wanted = [name for name in _CPU_ARITHMETIC[precision] if name in capabilities]
-        if not any(capabilities[name] for name in wanted):
-            return (
-                f"this CPU has no {precision} arithmetic ({', '.join(wanted)}); emulated, it is "
-                "far slower than fp32"
-            )
+def _unsupported_on_cpu(variant: Variant, device: torch.device) -> str | None:
+    if reason := lacking(variant.precision, device):
+        return reason
     if variant.cudnn_benchmark is CudnnBenchmark.ON:
         return "cuDNN works on NVIDIA GPUs only"
     if variant.compile is Compile.REDUCE_OVERHEAD:
@@ -156,13 +138,9 @@ def _unsupported_on_cpu(variant: Variant) -> str | None:
 
 
 def _unsupported_on_cuda(variant: Variant, device: torch.device) -> str | None:
+    if reason := lacking(variant.precision, device):
+        return reason
     card = torch.cuda.get_device_properties(device)
-    if variant.precision is Precision.TF32 and (card.major, card.minor) < _AMPERE:
-        return f"{card.name} has no TF32, which came with compute capability 8.0"
-    if variant.precision is Precision.BF16:
-        with torch.cuda.device(device):
-            if not torch.cuda.is_bf16_supported(including_emulation=False):
-                return f"{card.name} has no bf16 arithmetic, and would emulate it"
     if variant.compile is not Compile.EAGER:
         if (card.major, card.minor) < _VOLTA:
             return f"{card.name} is too old for Triton, which needs compute capability 7.0"
