@@ -28,8 +28,7 @@ from bench.output import Output
 def main(words: Sequence[str] | None = None) -> None:
     """Runs a command and exits.
 
-    With 0 fine, 1 failed, 2 the caller's mistake, 3 inconclusive where asked to be strict, 130
-    interrupted.
+    With 0 fine, 1 failed, 2 the caller's mistake, 3 a gate inconclusive, 130 interrupted.
     """
     errors = Output(stderr=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C

@@ -174,9 +174,15 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
         "--ignore", action="append", default=[], metavar="KEY", help="compare though this differs"
     )
     for option, words in GATES.items():
-        command.add_argument(f"--{option}", metavar="PERCENT", help=f"exit with 1 if B {words}")
+        command.add_argument(
+            f"--{option}",
+            metavar="PERCENT",
+            help=f"exit with 1 if B {words}, with 3 if that is inconclusive",
+        )
     command.add_argument(
-        "--strict", action="store_true", help="exit with 3 if a gate or a verdict is inconclusive"
+        "--allow-inconclusive",
+        action="store_true",
+        help="exit with 0, not 3, if a gate is inconclusive",
     )
     command.add_argument("--format", metavar="|".join(FORMATS), default=FORMATS[0], dest="style")
 

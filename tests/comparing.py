@@ -11,7 +11,7 @@ from bench.journal import FILE_NAME, Row
 from bench.report.compare import compare
 from bench.report.sides import Side
 from tests.commands import main
-from tests.report_rows import GIB, NEAR, in_rounds, page_lines
+from tests.report_rows import GIB, NEAR, at_minutes, in_rounds, page_lines
 
 BASE = in_rounds("fp32", 4, 100) + in_rounds("bf16", 4, 200)
 SLOWER = in_rounds("fp32", 4, 100) + in_rounds("bf16", 4, 180)
@@ -68,6 +68,37 @@ def in_seeds(mse: float, shape: Sequence[float] = NEAR) -> list[Row]:
         for seed, factor in enumerate(shape)
         for row in in_rounds("fp32", 4, 100, [1], seed=seed, final_mse=mse * factor)
     ]
+
+
+def in_seeds_by_turns(
+    rate: float, rounds: int, seeds: int = 5, common: Sequence[float] = (1,)
+) -> tuple[list[Row], list[Row]]:
+    """Two sides of several seeds, extended in turn round by round, every second round backwards.
+
+    Args:
+        rate: Of the second side, where the first has 100.
+        rounds: Of every seed.
+        seeds: How many.
+        common: By how much faster or slower the second side was in a round, whatever the seed.
+    """
+    sides: tuple[list[Row], list[Row]] = ([], [])
+    minute = 0
+    for number in range(rounds):
+        for side in (0, 1) if number % 2 == 0 else (1, 0):
+            rows = [
+                replace(row, trial=replace(row.trial, round=number))
+                for seed in range(seeds)
+                for row in in_rounds(
+                    "fp32",
+                    4,
+                    (100, rate * common[number % len(common)])[side],
+                    [(NEAR, OTHER)[side][(3 * number + seed) % len(NEAR)]],
+                    seed=seed,
+                )
+            ]
+            sides[side].extend(at_minutes(rows, minute))
+            minute += seeds
+    return sides
 
 
 def busy(rows: Sequence[Row]) -> list[Row]:

@@ -18,6 +18,7 @@ from tests.comparing import (
     SLOWER,
     busy,
     in_seeds,
+    in_seeds_by_turns,
     lines,
     only,
     run_compare,
@@ -190,7 +191,7 @@ def test_a_round_that_was_measured_again_later_does_not_count() -> None:
     assert (line["ratio_verdict"], line["ratio_rounds"]) == ("faster", 9)
     assert line["memory_ratio_rounds"] == 10
     assert any(
-        "1 of 10 rounds of cells were not measured in turn" in note for note in found.page.notes
+        "1 of 10 pairs of trials were not measured in turn" in note for note in found.page.notes
     )
 
 
@@ -213,6 +214,38 @@ def test_seeds_do_not_hide_that_one_side_ran_after_the_other() -> None:
     assert (line["ratio_rounds"], line["ratio_why"]) == (10, "not measured in turn")
     turns = in_turn(there, here)
     assert only(turns[0], turns[1])["ratio_verdict"] == "faster"
+
+
+def test_the_seeds_of_one_turn_are_one_observation() -> None:
+    there, here = in_seeds_by_turns(80, 6)
+    line = only(there, here)
+    assert (line["ratio_verdict"], line["ratio_rounds"]) == ("slower", 6)
+    assert line["ratio"] == pytest.approx(0.8, rel=0.01)
+    assert line["memory_ratio_rounds"] == 30  # which no drift changes
+
+
+def test_what_a_turn_does_to_all_seeds_alike_is_not_taken_for_many_observations() -> None:
+    """By single pairs, 30 of them, the interval would leave 1 out."""
+    common = (1.05, 0.99, 1.04, 0.98, 1.06, 1.0)
+    line = only(*in_seeds_by_turns(100, 6, common=common))
+    assert line["ratio_verdict"] == "inconclusive"
+    assert line["ratio_low"] < 1 < line["ratio_high"]
+
+
+def test_seeds_measured_in_turn_one_by_one_are_observations_each() -> None:
+    there = [row for k in range(5) for row in in_rounds("fp32", 4, 100 + k / 10, [1], seed=k)]
+    here = [row for k in range(5) for row in in_rounds("fp32", 4, 80, [1], seed=k)]
+    line = only(*in_turn(there, here))
+    assert (line["ratio_verdict"], line["ratio_rounds"]) == ("slower", 5)
+
+
+def test_a_seed_of_another_round_between_two_trials_leaves_them_out() -> None:
+    there, here = in_seeds_by_turns(80, 6)
+    here[2] = at_minutes([here[2]], 500)[0]  # seed 2 of round 0
+    found = compare(Side("A", there), Side("B", here), 0.02)
+    (line,) = page_lines(found.page)
+    assert (line["ratio_verdict"], line["ratio_rounds"]) == ("slower", 6)
+    assert any("1 of 30 pairs of trials were not" in note for note in found.page.notes)
 
 
 def test_a_folder_that_was_extended_in_turn_was_measured_in_turn() -> None:

@@ -19,6 +19,9 @@ def run(options: Namespace) -> int:
         for option, figure in zip(arguments.GATES, (SPEED, MEMORY, QUALITY), strict=True)
         if (text := getattr(options, option.replace("-", "_"))) is not None
     ]
+    if options.allow_inconclusive and not gates:
+        names = ", ".join(f"--{option}" for option in arguments.GATES)
+        raise ValueError(f"--allow-inconclusive: expected a gate beside it, one of {names}")
     asked = 1 if options.variants else 2
     if len({folder.resolve() for folder in options.folders}) != asked:
         beside = "one folder beside --variants" if asked == 1 else "two that differ, or --variants"
@@ -38,5 +41,4 @@ def run(options: Namespace) -> int:
         print_line(console, f"Not shown: {text}", style="bold")
     if found.failed:
         return EXIT_FAILED
-    undecided = bool(found.undecided) if gates else found.inconclusive
-    return EXIT_INCONCLUSIVE if options.strict and undecided else 0
+    return EXIT_INCONCLUSIVE if found.undecided and not options.allow_inconclusive else 0

@@ -15,7 +15,7 @@ from bench.report.contrast import (
     Verdict,
     absent,
     judge_all,
-    rounds_in_turn,
+    turns,
 )
 from bench.report.figures import (
     MEMORY,
@@ -55,13 +55,11 @@ class Comparison:
         page: The table.
         failed: Of each gate that is broken, a sentence.
         undecided: Of each gate that is neither broken nor shown to hold, a sentence.
-        inconclusive: Whether the verdict on any cell's speed is.
     """
 
     page: Page
     failed: list[str]
     undecided: list[str]
-    inconclusive: bool
 
 
 def compare(
@@ -125,7 +123,10 @@ def compare(
             if told is not True:
                 (undecided if told is None else failed).append(text)
     gone = only_in(there, pairs)
-    undecided += [f"{name} was not measured in B" for name in gone if gates]
+    if gates:
+        undecided += [f"{name} was not measured in B" for name in gone]
+        if not measured:
+            undecided.append("no cell ended well on either side")
     notes += filter(None, [_not_in_turn(pairs, drift)])
     for side in (there, here):
         if names := only_in(side, pairs):
@@ -135,21 +136,20 @@ def compare(
         _page(there, here, lines, notes),
         failed,
         undecided,
-        any(lines[place]["ratio_verdict"] in (None, "inconclusive") for place in measured),
     )
 
 
 def _not_in_turn(pairs: Sequence[Pair], drift: float | None) -> str:
-    """What it means that some rounds were not measured in turn; empty if all were."""
+    """What it means that some trials were not measured in turn; empty if all were."""
     odd = total = 0
     for pair in pairs:
         here, there = rates_of(pair.here), rates_of(pair.there)
         common = len(here.keys() & there.keys())
-        total, odd = total + common, odd + common - len(rounds_in_turn(here, there))
+        total, odd = total + common, odd + common - sum(map(len, turns(here, there)))
     if not odd:
         return ""
     text = (
-        f"{odd} of {total} rounds of cells were not measured in turn, first on one side and then "
+        f"{odd} of {total} pairs of trials were not measured in turn, first on one side and then "
         "on the other: nothing tells a difference in them from a drift of the machine"
     )
     if drift is not None:

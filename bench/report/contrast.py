@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 
 import pandas as pd
 
@@ -14,7 +15,6 @@ from bench.stats import (
     Judgement,
     Noise,
     judge,
-    paired_logs,
     pooled_noise,
 )
 
@@ -39,8 +39,11 @@ MEASURED, POOLED = "measured by `doctor --noise`", "by the scatter of these roun
 """Where a noise floor is from."""
 
 
-Rates = Mapping[Hashable, tuple[float, str]]
-"""Round -> images/s, and when it began (UTC, ISO 8601; empty where that is not known)."""
+TrialId = tuple[int, ...]
+"""Which trial of a cell: its round, or its seed and its round."""
+
+Rates = Mapping[TrialId, tuple[float, str]]
+"""Trial -> images/s, and when it began (UTC, ISO 8601; empty where that is not known)."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Contrast:
     """Something in two cells, to be compared.
 
     Attributes:
-        logs: Logarithm of its ratio, of each round.
+        logs: Logarithms of its ratio, one for each independent observation.
         group: Whose scatter is like this one's.
         noise: What was measured of such comparisons; `None` leaves it to the scatter of these
             rounds.
@@ -154,44 +157,64 @@ def of_rates(
 ) -> Contrast:
     """The contrast of two cells' images/s.
 
-    Rounds that were not measured in turn are left out. If all are such, nothing is known of the
-    drift of the machine between the cells.
+    Trials are paired by seed and round. Each turn is one observation: the mean of its pairs, which
+    share what the machine did between the two sides. Pairs that were not measured in turn are left
+    out. If all are such, nothing is known of the drift of the machine between the cells.
 
     Args:
         rates: Of one cell.
         others: Of what it is compared with.
         group: See `Contrast`.
         noises: What was measured of either side's class.
-        drift: Logarithm of what the machine may have drifted by, where the user knows it: then all
-            rounds count.
+        drift: Logarithm of what the machine may have drifted by, where the user knows it: then
+            every pair is an observation.
     """
-    common = rates.keys() & others.keys()
-    turns = rounds_in_turn(rates, others)
+    observations = turns(rates, others) if drift is None else []
     if drift is None:
-        drift = 0.0 if turns else math.inf
-        common = turns or common
+        drift = 0.0 if observations else math.inf
+    if not observations:
+        observations = [[key] for key in sorted(rates.keys() & others.keys())]
     known = [noise for noise in noises if noise]
     return Contrast(
-        paired_logs(*({key: side[key][0] for key in common} for side in (rates, others))),
+        [
+            fmean(math.log(rates[key][0] / others[key][0]) for key in observation)
+            for observation in observations
+        ],
         group,
         max(known, key=lambda noise: noise.floor(1)) if len(known) == len(noises) else None,
         drift,
     )
 
 
-def rounds_in_turn(rates: Rates, others: Rates) -> set[Hashable]:
-    """The rounds of both cells between whose beginnings nothing of another one began."""
-    began = {key: (rates[key][1], others[key][1]) for key in rates.keys() & others.keys()}
-    return {
+def turns(rates: Rates, others: Rates) -> list[list[TrialId]]:
+    """The pairs that were measured in turn, those of one turn together.
+
+    A pair was measured in turn if no other round began between its two trials. Other seeds of its
+    own round may: a sweep that is extended round by round on both sides measures all seeds of one
+    side, then all of the other. Pairs that overlap in time are of one turn. If there is one turn
+    only, of several pairs, then one side was measured after the other, and nothing in turn.
+    """
+    spans = {key: sorted((rates[key][1], others[key][1])) for key in rates.keys() & others.keys()}
+    in_turn = [
         key
-        for key, own in began.items()
+        for key, (first, last) in spans.items()
         if not any(
-            min(own) < moment < max(own)
-            for other, moments in began.items()
-            if other != key
+            first < moment < last
+            for other, moments in spans.items()
+            if other[-1] != key[-1]
             for moment in moments
         )
-    }
+    ]
+    found: list[list[TrialId]] = []
+    end = ""
+    for key in sorted(in_turn, key=lambda key: (spans[key][0], key)):
+        first, last = spans[key]
+        if found and first < end:
+            found[-1].append(key)
+        else:
+            found.append([key])
+        end = max(end, last)
+    return [] if len(found) == 1 < len(found[0]) else found
 
 
 def of_cells(cell: Record, reference: Record) -> Contrast:
@@ -210,7 +233,7 @@ def _noise(cell: Record) -> Noise | None:
 
 def _rates(cell: Record) -> Rates:
     rates, began = json.loads(cell["rates"]), json.loads(cell["began"])
-    return {int(number): (rate, began[number]) for number, rate in rates.items()}
+    return {tuple(map(int, trial.split())): (rate, began[trial]) for trial, rate in rates.items()}
 
 
 def ratios(name: str, cells: Sequence[Record], references: Sequence[Record | None]) -> list[Record]:

@@ -85,9 +85,7 @@ def _together(seeds: Sequence[Record]) -> Record:
     for name in ("rates", "began"):
         told = ((cell["seed"], json.loads(cell[name])) for cell in seeds)
         rounds = ((seed, number, value) for seed, one in told for number, value in one.items())
-        found[name] = json.dumps(
-            {f"{seed}{int(number):06}": value for seed, number, value in rounds}
-        )
+        found[name] = json.dumps({f"{seed} {number}": value for seed, number, value in rounds})
     return seeds[0] | found
 
 
