@@ -1,5 +1,9 @@
 """The noise floor of this machine: what equal processes differ by, per class of variants.
 
+It depends on what is averaged: equal processes differ by more over one step than over twenty. A
+floor therefore holds for rows of the same settings (image size and width among them), batch size,
+samples, and least numbers of warm-up and measured steps, which decide how long the window is.
+
 Measured by `unet-bench doctor --noise`, kept for each environment in the user's state folder, and
 recorded in every row that is measured later, so that a report knows it wherever it is made.
 """
@@ -14,12 +18,18 @@ from typing import Any
 from bench.environment import COMPARABLE
 from bench.journal import Row
 from bench.stats import Noise, paired_noise
-from bench.trial import Status
+from bench.trial import Status, Trial
 
 CLASSES = ("eager", "compiled")
 
 LEAST_PROCESSES = 10
 """Of a cell, to tell anything of its noise: five comparisons."""
+
+WINDOW = ("batch_size", "samples", "warmup_steps", "measured_steps")
+"""Fields of a trial that, beside its settings, decide what its rate is averaged over."""
+
+_WINDOW_OF_OLD = {"batch_size": 16, "samples": 512, "warmup_steps": 5, "measured_steps": 20}
+"""Those of the preset `noise`, which measured the floors in journals that do not record them."""
 
 MOST_SPREAD = 0.2
 """Ratios of one round that scatter by more than 20 % are those of a machine at something else."""
@@ -38,7 +48,7 @@ def describe(rows: Sequence[Row]) -> dict[str, Any]:
 
     Returns:
         `measured_at`, and `cells`: for each with at least `LEAST_PROCESSES` that ended well its
-        `class`, `settings`, `label` and `images_per_s` in the order of the rounds.
+        `class`, `settings`, `WINDOW`, `label` and `images_per_s` in the order of the rounds.
     """
     cells: dict[str, list[Row]] = {}
     for row in sorted(rows, key=lambda row: row.trial.round):
@@ -50,6 +60,7 @@ def describe(rows: Sequence[Row]) -> dict[str, Any]:
             {
                 "class": class_of(group[0]),
                 "settings": dict(group[0].trial.settings),
+                **window_of(group[0].trial),
                 "label": group[0].trial.cell.label,
                 "images_per_s": [row.result.images_per_s for row in group],
             }
@@ -59,22 +70,31 @@ def describe(rows: Sequence[Row]) -> dict[str, Any]:
     }
 
 
+def window_of(trial: Trial) -> dict[str, int]:
+    """What a trial's rate is averaged over; see `WINDOW`."""
+    return {name: getattr(trial, name) for name in WINDOW}
+
+
 def of_row(row: Row) -> Noise | None:
-    """The noise of a row's class, if it was measured with the row's settings.
+    """The noise of a row's class, if it was measured with the row's settings and window.
 
     Of several cells, the noisiest one's; `None` too where the row did not end well, so that its
     class is not known.
     """
     if row.result.status is not Status.OK:
         return None
-    wanted = class_of(row), dict(row.trial.settings)
+    wanted = class_of(row), dict(row.trial.settings), window_of(row.trial)
     cells = (row.environment.get("noise") or {}).get("cells", [])
     found = (
         paired_noise(cell["images_per_s"])
         for cell in cells
-        if (cell["class"], cell["settings"]) == wanted
+        if (cell["class"], cell["settings"], _window(cell)) == wanted
     )
     return max(found, key=lambda noise: noise.floor(1), default=None)
+
+
+def _window(cell: Mapping[str, Any]) -> dict[str, int]:
+    return {name: cell.get(name, _WINDOW_OF_OLD[name]) for name in WINDOW}
 
 
 def of_rows(rows: Iterable[Row]) -> Noise | None:
@@ -94,6 +114,7 @@ def read(environment: Mapping[str, Any]) -> dict[str, Any] | None:
         found: dict[str, Any] = json.loads(_path(environment).read_text())
         for cell in found["cells"]:
             _ = cell["class"], cell["settings"], paired_noise(cell["images_per_s"])
+            _ = [cell[name] for name in WINDOW]  # else measured anew: nothing tells by what it was
     except (OSError, ValueError, TypeError, KeyError, ArithmeticError):
         return None
     return found

@@ -113,7 +113,8 @@ def _noises(rows: Sequence[Row]) -> Iterator[str]:
         if count < LEAST_ROUNDS:
             yield (
                 f"the noise floor of {variant} b{batch_size} is not known: rounds are {count}, and "
-                f"{LEAST_ROUNDS} are needed, or `doctor --noise` with these settings before"
+                f"{LEAST_ROUNDS} are needed, or before it `doctor --noise` with these settings, "
+                f"batch size, samples and steps"
             )
             return
 

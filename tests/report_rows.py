@@ -321,10 +321,21 @@ def in_rounds(
     ]
 
 
-def noise_description(spread: float, name: str = "eager") -> dict[str, Any]:
+def noise_description(
+    spread: float, name: str = "eager", batch_size: int = 4, **asked: Any
+) -> dict[str, Any]:
     """A noise floor as rows record it: equal processes that differ by so much, in turn."""
-    rates = [100.0, 100.0 * (1 + spread)] * 10
-    cell = {"class": name, "settings": SETTINGS, "label": "fp32 b16", "images_per_s": rates}
+    like = trial("fp32", batch_size, **asked)
+    cell = {
+        "class": name,
+        "settings": dict(like.settings),
+        "batch_size": batch_size,
+        "samples": like.samples,
+        "warmup_steps": like.warmup_steps,
+        "measured_steps": like.measured_steps,
+        "label": like.label,
+        "images_per_s": [100.0, 100.0 * (1 + spread)] * 10,
+    }
     return {"measured_at": "2026-01-01T00:00:00+00:00", "cells": [cell]}
 
 

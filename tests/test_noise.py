@@ -13,6 +13,7 @@ from bench.trial import Status
 from tests.commands import main
 from tests.harness import Recorder, toy_plan, write_toml
 from tests.report_rows import (
+    absent,
     cells,
     failed,
     in_environment,
@@ -65,6 +66,67 @@ def test_a_class_is_as_noisy_as_its_noisiest_cell_of_the_same_settings() -> None
     assert found.degrees == 10
     for nothing in (None, noise_description(0.1, "compiled")):
         assert noise.of_rows(in_environment([row], noise=nothing)) is None
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"batch_size": 8},
+        {"samples": 512},
+        {"warmup_steps": 2},
+        {"measured_steps": 1},
+        {"settings": {"data": "drive", "image_size": 32, "width": 16}},
+        {"settings": {"data": "drive", "image_size": 64, "width": 8}},
+    ],
+    ids=lambda other: " ".join(other),
+)
+def test_a_floor_of_another_window_says_nothing(other: dict[str, Any]) -> None:
+    rows = in_environment(in_rounds("fp32", 4, 100, [1]), noise=noise_description(0.1))
+    assert noise.of_rows(rows) is not None
+    rows = in_environment(rows, noise=noise_description(0.1, **other))
+    assert noise.of_rows(rows) is None
+
+
+def test_a_report_says_that_no_floor_of_this_window_was_measured() -> None:
+    rows = in_rounds("fp32", 4, 100) + in_rounds("bf16", 4, 103)
+    one_step = in_environment(rows, noise=noise_description(0.2, measured_steps=1))
+    (_, cell) = cells(*one_step)
+    assert cell["speedup_floor_source"] == "by the scatter of these rounds"
+    assert absent(cell["noise_percent"])
+    measured = in_environment(rows, noise=noise_description(0.001))
+    told = [any("None was measured" in note for note in notes_of(r)) for r in (one_step, measured)]
+    assert told == [True, False]
+
+
+def test_a_floor_in_a_journal_of_old_is_one_of_the_preset_as_it_was() -> None:
+    old = noise_description(0.1)
+    for name in noise.WINDOW:
+        del old["cells"][0][name]
+    preset = {"samples": 512, "warmup_steps": 5, "measured_steps": 20}
+    for more, known in (({}, True), ({"samples": 2048}, False), ({"measured_steps": 1}, False)):
+        (row,) = in_rounds("fp32", 16, 100, [1], **(preset | more))
+        assert (noise.of_row(in_environment([row], noise=old)[0]) is not None) is known
+
+
+def test_what_does_not_tell_its_window_is_not_kept_for_later_rows() -> None:
+    old = noise_description(0.1)
+    del old["cells"][0]["samples"]
+    noise.write({}, old)
+    assert noise.read({}) is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("device_name", "driver", "cpu_model", "cpus_allowed", "threads", "torch", "triton"),
+        *("cuda", "cudnn", "python", "malloc"),
+    ],
+)
+def test_what_decides_speed_decides_whose_floor_it_is(name: str) -> None:
+    noise.write({name: "1"}, noise_description(0.01))
+    assert noise.read({name: "1"}) is not None
+    assert noise.read({name: "2"}) is None
+    assert noise.read({}) is None
 
 
 def test_it_is_kept_for_its_environment_and_no_other() -> None:

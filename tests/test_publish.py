@@ -285,7 +285,7 @@ def test_a_measured_noise_floor_does_for_few_rounds(tmp_path: Path, publish: Pub
     rows = [timed("fp32", 16, 100), timed("bf16", 16, 150)]
     settled = at_minutes(in_environment(rows, **ENVIRONMENT), 0)
     assert publish(write(tmp_path / "one", settled))[0] == 2
-    known = in_environment(settled, noise=noise_description(0.01))
+    known = in_environment(settled, noise=noise_description(0.01, batch_size=16))
     assert publish(write(tmp_path / "two", known))[0] == 0
 
 
@@ -298,7 +298,7 @@ def test_seeds_are_repetitions_too(tmp_path: Path, publish: Publish) -> None:
 
 def test_a_search_has_rounds_where_it_certifies(tmp_path: Path, publish: Publish) -> None:
     rows = [*in_rounds("fp32", 16, 100, FIVE), of_today("fp32", 24, rows_of_one().result)]
-    rows = in_environment(rows, **(ENVIRONMENT | {"noise": noise_description(0.01)}))
+    rows = in_environment(rows, **(ENVIRONMENT | {"noise": noise_description(0.01, batch_size=16)}))
     folder = write(tmp_path / "one", at_minutes(rows, 0))
     certified = {"fp32": {"batch_size": 16, "because": "memory"}}
     (folder / search.FILE_NAME).write_text(json.dumps({"variants": certified}))

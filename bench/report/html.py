@@ -13,6 +13,7 @@ import pandas as pd
 from bench import previews
 from bench.budget import format_bytes
 from bench.journal import Row
+from bench.noise import of_row
 from bench.report import Record
 from bench.report.cells import differing, label, records
 from bench.report.configurations import Configuration, Group, groups_of, variants_shown
@@ -267,7 +268,7 @@ def _facts(rows: Sequence[Row]) -> list[tuple[str, str]]:
     """What the machine, the software and the question were."""
     first = rows[0]
     environment, trial = first.environment, first.trial
-    noise = environment.get("noise") or {}
+    known = next((row.environment["noise"] for row in rows if of_row(row)), None)
     memory = next((row.result.memory for row in rows if row.result.memory.get("mode")), {})
     told: dict[str, object] = {
         "device": environment["device_name"],
@@ -283,7 +284,7 @@ def _facts(rows: Sequence[Row]) -> list[tuple[str, str]]:
         "Python": environment.get("python"),
         "system": environment.get("os"),
         "allocator": environment.get("malloc"),
-        "noise floor": f"measured {noise['measured_at']}" if noise else "by the scatter of rounds",
+        "noise floor": f"measured {known['measured_at']}" if known else "by the scatter of rounds",
         "data": ", ".join(f"{name} {value}" for name, value in first.data.items()),
         "samples a trial": trial.samples,
         "warm-up, measured steps": f"at least {trial.warmup_steps} and {trial.measured_steps}",

@@ -1,11 +1,12 @@
 """The A/A self-test: what equal processes differ by, and how many rounds a difference takes."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
+from bench.noise import WINDOW
 from bench.report import Record
 from bench.report.contrast import FASTER, MARGIN
 from bench.report.page import Column, IntervalColumn, Page, shown
@@ -70,7 +71,20 @@ def noise_page(description: Mapping[str, Any]) -> Page:
             "measured in turn. Drift: what they differed by at most, measured one after the other.",
             "Rounds for: so many show such a difference in 19 of 20 comparisons of two cells; a "
             "table of many cells takes more.",
+            *_windows(description["cells"]),
         ],
+    )
+
+
+def _windows(cells: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Which rows the floors hold for."""
+    return list(
+        dict.fromkeys(
+            f"Holds for rows of the same settings at batch {cell['batch_size']}, "
+            f"{cell['samples']} samples, at least {cell['warmup_steps']} warm-up and "
+            f"{cell['measured_steps']} measured steps."
+            for cell in cells
+        )
     )
 
 
@@ -83,6 +97,7 @@ def _record(cell: Mapping[str, Any]) -> Record:
     return {
         "class": cell["class"],
         "cell": cell["label"],
+        **{name: cell[name] for name in WINDOW},
         "rounds": len(logs),
         "ratio": judgement.ratio.value,
         "ratio_low": judgement.ratio.low,

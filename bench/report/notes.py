@@ -9,7 +9,7 @@ import pandas as pd
 from bench.report import Record
 from bench.report.cells import by_settings, label
 from bench.report.contrast import COLUMNS as RATIO_COLUMNS
-from bench.report.contrast import MARGIN
+from bench.report.contrast import MARGIN, POOLED
 from bench.report.frame import BUSY_FLAG, OUTSIDE_GIT
 from bench.stats import ALPHA, LEVEL
 from bench.trial import Status
@@ -74,7 +74,13 @@ def floor_notes(records: Sequence[Record], *names: str) -> list[str]:
     for source, percents in floors.items():
         low, high = f"{min(percents):.1f}", f"{max(percents):.1f}"
         span = high if low == high else f"{low} to {high}"
-        found.append(f"Noise floor at these rounds: {span} %, {source}.")
+        text = f"Noise floor at these rounds: {span} %, {source}."
+        if source == POOLED:
+            text += (
+                " None was measured by `doctor --noise` at these settings, batch sizes, samples "
+                "and steps."
+            )
+        found.append(text)
     return found
 
 
