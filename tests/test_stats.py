@@ -361,3 +361,10 @@ def test_steps_have_settled_when_they_become_no_faster(
     steps_s: list[float], settled: bool | None
 ) -> None:
     assert has_settled(steps_s) is settled
+
+
+@pytest.mark.parametrize(("faster", "settled"), [(0.0230, True), (0.0240, False)])
+def test_a_trend_is_one_beyond_two_standard_errors(faster: float, settled: bool) -> None:
+    """Steps deviate by 0.01 in the median, so that twice the standard error is 0.0235."""
+    half = [1.00, 1.02, 0.98, 1.01, 0.99]
+    assert has_settled([*half, *(step_s - faster for step_s in half)]) is settled
