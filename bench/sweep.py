@@ -117,7 +117,7 @@ def run(plan: Plan, observer: Observer, runner: Runner | None = None) -> bool:
 
         def row_of(trial: Trial, result: TrialResult) -> Row:
             ready = _data_of(trial, data)
-            described = workload | {"train_size": ready.train_size}
+            described = workload | {"train_size": ready.train_size, "notes": list(ready.notes)}
             return Row(trial, described, dict(ready.provenance), environment, result)
 
         with Journal(plan.folder) as journal, StopRequest() as stop:

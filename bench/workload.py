@@ -32,7 +32,7 @@ class Data(Protocol):
 
     @property
     def notes(self) -> Sequence[str]:
-        """What the user should know about it, in sentences."""
+        """What the user should know about it, in sentences; every row records them."""
         ...
 
     @property
@@ -83,7 +83,8 @@ class Workload(Protocol):
     def baselines(self) -> Mapping[str, str]:
         """What needs no training, to be compared with `final_mse`; may be empty.
 
-        A quality figure of `Task.evaluate` -> what it is, in words. The first is the one to beat.
+        A quality figure of `Task.evaluate` -> what it is, in words. The smallest of a row is the
+        one to beat; to one that is 0 there is no ratio.
         """
         ...
 

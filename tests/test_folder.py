@@ -390,7 +390,7 @@ def test_several_are_read_at_once_and_few_ahead(
     def meet(path: Path, size: int) -> Frame:
         begun.append(path)
         together.wait()
-        return Frame(np.zeros((size, size, 3), np.uint8), b"")
+        return Frame(np.zeros((size, size, 3), np.uint8), b"", has_color=False)
 
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2})
     monkeypatch.setattr("unet.folder.read_frame", meet)
@@ -411,7 +411,7 @@ def test_who_stops_taking_frames_waits_for_what_has_begun_only(
         begun.append(path)
         if len(begun) > 1:
             go_on.wait(60)
-        return Frame(np.zeros((size, size, 3), np.uint8), b"")
+        return Frame(np.zeros((size, size, 3), np.uint8), b"", has_color=False)
 
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})
     monkeypatch.setattr("unet.folder.read_frame", wait)

@@ -3,24 +3,20 @@ import io
 import json
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from bench import cli, sweep
-from bench.journal import FILE_NAME, Row, read
+from bench import cli
+from bench.journal import FILE_NAME, Row
 from bench.report import frame as frame_module
 from bench.report.frame import cell_frame
 from bench.report.tables import notes, to_csv, to_json, to_markdown, verdict
 from bench.trial import Status
-from tests.harness import Recorder, toy_plan
 from tests.report_rows import (
     CUDA,
     MIXED,
     SETTINGS,
-    WORKLOAD_BASELINES,
     absent,
     bad,
     cells,
@@ -36,8 +32,6 @@ from tests.report_rows import (
     texts,
     trial,
 )
-from tests.toy import TOY as TOY_WORKLOAD
-from unet.workload import COLORIZATION
 
 # Cells.
 
@@ -125,17 +119,6 @@ CONTRACT = {
     "variant",
     "batch_size",
 }
-
-
-def test_rows_that_learnt_nothing_are_told() -> None:
-    rows = [
-        row(trial(batch_size=size), measured(quality=quality(final_mse)))
-        for size, final_mse in ((4, 199.9), (8, 200.0), (16, 250.0))
-    ]
-    (told,) = [note for note in notes_of(rows) if "No better" in note]
-    assert told.startswith("No better than mean colour")
-    assert told.endswith(": fp32 b8, fp32 b16.")
-    assert not any("No better" in note for note in notes_of(rows[:1]))
 
 
 def test_csv_and_json_hold_the_frame_under_the_contracts_names() -> None:
@@ -282,70 +265,6 @@ def test_the_verdict_without_a_good_row_says_so() -> None:
 
 
 # Baselines.
-
-
-def described(baselines: Mapping[str, str] | None, **figures: float) -> list[Row]:
-    """A good and a bad row of a workload with these baselines."""
-    workload = {"name": "w", "plain": "fp32"} | (
-        {} if baselines is None else {"baselines": baselines}
-    )
-    result = measured(quality={"final_mse": 100.0, **figures})
-    found = [row(trial(), result), bad("bf16", 4, Status.OOM)]
-    return [replace(each, workload=workload) for each in found]
-
-
-def test_baselines_are_the_workloads_own() -> None:
-    words = {"last_mse": "yesterday", "zero_mse": "zero", "odd_mse": "a coin"}
-    rows = described(words, last_mse=50.0, zero_mse=0.0, odd_mse=400.0)
-    first, second = texts(*rows)
-    assert list(first)[-5:] == ["MSE", "vs yesterday", "vs zero", "vs a coin", "status"]
-    assert [first["vs yesterday"], first["vs a coin"]] == ["2.00x", "0.25x"]
-    assert first["vs zero"] == "not measured"
-    assert {second["vs yesterday"], second["vs zero"], second["vs a coin"]} == {"-"}
-    assert "MSE without training: 50.0 for yesterday, 0.0 for zero, 400.0 for a coin." in notes_of(
-        rows
-    )
-    assert cells(*rows)[0]["last_mse"] == 50.0
-    assert absent(cells(*rows)[1]["last_mse"])
-
-
-def test_of_several_baselines_the_first_is_left_out_last() -> None:
-    words = {"first_mse": "first", "second_mse": "second", "third_mse": "third"}
-    rows = described(words, first_mse=1.0, second_mse=2.0, third_mse=3.0)
-    text = " ".join(rendered(cell_frame(rows), 60).split())
-    _, _, hidden = text.partition("not shown for lack of width: ")
-    assert hidden.startswith("vs third, vs second, budget %, step ms, util %, vs seed, vs first")
-
-
-@pytest.mark.parametrize("baselines", [None, {}], ids=["a row of old", "none"])
-def test_a_workload_without_baselines_shows_none(baselines: Mapping[str, str] | None) -> None:
-    rows = described(baselines)
-    (text, _) = texts(*rows)
-    assert [title for title in text if title.startswith("vs ")] == ["vs seed"]
-    assert text["MSE"] == "100.0"
-    assert not any("without training" in note for note in notes_of(rows))
-    assert rendered(cell_frame(rows), 40)
-
-
-def test_baselines_that_were_never_measured_have_columns_but_no_note() -> None:
-    rows = [bad("fp32", 4, Status.OOM)]
-    assert texts(*rows)[0]["vs grey"] == "-"
-    assert not any("without training" in note for note in notes_of(rows))
-
-
-def test_baselines_travel_from_the_workload_through_the_journal_to_the_table(
-    tmp_path: Path,
-) -> None:
-    heard = Recorder()
-    assert sweep.run(toy_plan(tmp_path / "out", batch_size=4), heard)
-    (found,) = heard.rows
-    assert found.workload["baselines"] == TOY_WORKLOAD.baselines
-    (text,) = texts(*read(tmp_path / "out"))
-    assert {"vs a good guess", "vs a bad guess"} <= set(text)
-
-
-def test_colorizations_baselines_are_named_in_order() -> None:
-    assert list(COLORIZATION.baselines.items()) == list(WORKLOAD_BASELINES.items())
 
 
 def test_the_report_knows_no_colours() -> None:

@@ -46,6 +46,10 @@ class Batch(NamedTuple):
     ab: Tensor
 
 
+ROUNDING = 1e-4
+"""Lab^2: grey pixels leave the conversion with a and b within some 0.003 of 0, and a mean square
+below this is nothing but that."""
+
 PREVIEW_SIDE = 128
 """Pixels: more would make a report heavy, and show no more of colours."""
 
@@ -222,7 +226,7 @@ class ColorizationTask:
             `final_mse`, the mean over pixels and both channels of (predicted - true)^2, with an
             eager forward in the variant's precision and the error in fp32; and beside it the same
             for two predictions without a network: `grey_mse` (ab = 0) and `mean_color_mse` (the
-            training set's mean ab).
+            training set's mean ab), each 0 where it is less than `ROUNDING`.
         """
         self._end_cuda_graphs()
         self.model.eval()
@@ -233,7 +237,8 @@ class ColorizationTask:
             predicted, ab = self._predict(batch, self.model) * AB_SCALE, batch.ab * AB_SCALE
             errors = (predicted - ab, ab, mean - ab)
             sums += torch.stack([error.square().mean(dim=(1, 2, 3)).sum() for error in errors])
-        final, grey, mean_color = (sums / len(self.validation)).tolist()
+        final, *baselines = (sums / len(self.validation)).tolist()
+        grey, mean_color = (0.0 if mse < ROUNDING else mse for mse in baselines)
         return {"final_mse": final, "grey_mse": grey, "mean_color_mse": mean_color}
 
     @torch.no_grad()

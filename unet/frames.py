@@ -63,12 +63,14 @@ class Cached:
         path: uint8 array of shape (count, size, size, 3), sRGB, in numpy's file format.
         count: Number of frames.
         fingerprint: Stands for the frames, at any size.
+        colorless: How many of them have no colour; see `unet.folder.has_color`.
         skipped: Names, fit to be printed, of those that could not be read and are not among them.
     """
 
     path: Path
     count: int
     fingerprint: str
+    colorless: int = 0
     skipped: tuple[str, ...] = ()
 
 
@@ -179,7 +181,7 @@ def cache_images(
     digest = hashlib.sha256(f"{DECODING}".encode())
     with _partial_file() as partial:
         frames = _allocate(partial, (len(names), size, size, 3))
-        count = 0
+        count = colorless = 0
         with closing(read_frames(paths, size)) as results:
             for done, (name, result) in enumerate(zip(names, results, strict=True), start=1):
                 if isinstance(result, UnreadableError):
@@ -188,6 +190,7 @@ def cache_images(
                     frames[count] = result.pixels
                     digest.update(result.digest)
                     count += 1
+                    colorless += not result.has_color
                 progress(done, len(names))
         if bad and (count < least or not skip):
             raise ValueError(_complaint(folder, bad, count, least))
@@ -196,11 +199,17 @@ def cache_images(
         fingerprint = digest.hexdigest()[:16]
         partial.replace(_images_path(place, key, fingerprint))
     skipped = tuple(printable(name) for name in bad)
-    note = {"fingerprint": fingerprint, "count": count, "skipped": skipped}
+    note = {
+        "fingerprint": fingerprint,
+        "count": count,
+        "colorless": colorless,
+        "skipped": skipped,
+    }
     with _partial_file() as partial:  # last, since it vouches for the frames
         partial.write_text(json.dumps(note))
         partial.replace(place / f"folder-{key}.json")
-    return Cached(_images_path(place, key, fingerprint), count, fingerprint, skipped)
+    path = _images_path(place, key, fingerprint)
+    return Cached(path, count, fingerprint, colorless, skipped)
 
 
 def printable(name: str) -> str:
@@ -250,7 +259,7 @@ def _recall(place: Path, key: str, size: int) -> Cached | None:
         note = json.loads((place / f"folder-{key}.json").read_text())
         fingerprint, count = str(note["fingerprint"]), int(note["count"])
         path = _images_path(place, key, fingerprint)
-        found = Cached(path, count, fingerprint, tuple(note["skipped"]))
+        found = Cached(path, count, fingerprint, int(note["colorless"]), tuple(note["skipped"]))
     except (OSError, ValueError, KeyError, TypeError):  # not there, or damaged: it is made anew
         return None
     return found if _is_sound(path, (count, size, size, 3)) else None

@@ -162,6 +162,8 @@ class Colorization:
                 notes.append(f"Files in {printable(folder)} that are no images: {others}.")
             if cached.skipped:
                 notes.append(f"Unreadable frames left out: {name_some(cached.skipped)}.")
+            if cached.colorless:
+                notes.append(f"Frames without colour: {cached.colorless} of {cached.count}.")
         train, validation = _parts(settings, cached.count)
         provenance: dict[str, int | str] = {
             "source": DRIVE if settings["data"] == DRIVE else "folder",  # which may be moved

@@ -11,6 +11,7 @@ import pandas as pd
 
 from bench.journal import Row
 from bench.report import Record
+from bench.report.baselines import to_beat
 from bench.report.cells import by_settings
 from bench.report.figures import rates_of
 from bench.report.speedups import may_win
@@ -107,9 +108,8 @@ class Configuration:
     @property
     def baseline(self) -> str | None:
         """What needs no training and is no worse than it, in words; `None` if it is better."""
-        figure, words = next(iter(json.loads(self.cells[0]["baselines"]).items()), (None, ""))
-        known = figure is not None and pd.notna(self.cells[0][figure])
-        return words if known and self.final_mse >= self.cells[0][figure] else None
+        best = to_beat(self.cells[0])
+        return best.words if best and self.final_mse >= best.value else None
 
 
 def configurations(rows: Sequence[Row], cells: Sequence[Record]) -> list[Configuration]:

@@ -11,6 +11,7 @@ from rich.table import Table
 from bench import journal, stopping
 from bench.journal import Row
 from bench.report import Record
+from bench.report.baselines import described, to_beat
 from bench.report.cells import by_settings, differing, records, status_text, where
 from bench.report.frame import cell_frame
 from bench.report.notes import (
@@ -31,6 +32,7 @@ from bench.report.page import (
     ratio_text,
     shown,
 )
+from bench.report.pairs import ratio
 from bench.report.speedups import all_seeds, mean_rate, plain_cells
 from bench.stats import LEAST_ROUNDS
 from bench.trial import Status, rate_text
@@ -79,6 +81,9 @@ def page(frame: pd.DataFrame) -> Page:
 def folder_page(rows: Sequence[Row], folder: Path) -> Page:
     """The result table of a folder, with what its records tell of the run."""
     found = page(cell_frame(rows))
+    found.notes.extend(
+        dict.fromkeys(note for row in rows for note in row.workload.get("notes", ()))
+    )
     if journal.is_torn(folder):
         found.notes.append("The last line of the journal is not whole, and is left out.")
     if run := stopping.last(folder):
@@ -129,9 +134,9 @@ def _columns(cells: list[Record]) -> dict[str, list[str]]:
         **{name: [str(cell[name]) for cell in cells] for name in differing(cells, "seed")},
         **{column.title: [column.text(cell) for cell in cells] for column in shown(COLUMNS, cells)},
     }
-    for figure, words in _baselines(cells).items():
-        column = Column("ratio", _against(words), "{:.2f}x".format, needs=_MEASURED)
-        ratios = [_ratio(cell["final_mse"], cell[figure]) for cell in cells]
+    for figure, words in described(cells).items():
+        column = Column("ratio", _against(words), "{:.2f}x".format, absent="-")
+        ratios = [ratio(cell["final_mse"], cell[figure]) for cell in cells]
         columns[column.title] = [
             column.text(cell | {"ratio": ratio}) for cell, ratio in zip(cells, ratios, strict=True)
         ]
@@ -146,26 +151,15 @@ def _compiled(cells: list[Record]) -> bool:
     return any(pd.notna(cell["graph_breaks"]) for cell in cells)
 
 
-def _baselines(cells: list[Record]) -> dict[str, str]:
-    """What the workload can do without training: quality figure -> what it is, in words."""
-    found: dict[str, str] = {}
-    for cell in cells:
-        found |= json.loads(cell["baselines"])
-    return found
-
-
 def _against(words: str) -> str:
     return f"vs {words}"
 
 
-def _ratio(value: float, reference: float) -> float:
-    return value / reference if reference else float("nan")
-
-
 def _dispensable(cells: list[Record]) -> list[str]:
     """Titles to be left out of a narrow terminal, in this order, until the rest fits."""
-    against = [_against(words) for words in _baselines(cells).values()]
-    first, others = against[:1], against[:0:-1]  # the first is the one to beat, and stays longer
+    best = [found.words for found in map(to_beat, cells) if found]
+    against = sorted(described(cells).values(), key=best.count)
+    others, first = map(_against, against[:-1]), map(_against, against[-1:])  # the one to beat
     seconds = reversed(COMPILE_COLUMNS) if _compiled(cells) else ()
     compiling = [column.title for column in seconds]
     middle = ("budget %", "step ms", "util %", "±%", "vs seed", "interval")
@@ -222,7 +216,7 @@ def _verdict(words: str, cells: list[Record]) -> str:
 
 def _baseline_notes(cells: list[Record]) -> list[str]:
     """What the workload's baselines were, which belong to the data and not to a variant."""
-    baselines = _baselines(cells)
+    baselines = described(cells)
     found: list[str] = []
     for words, group in by_settings(cells):
         measured = next((cell for cell in group if cell["rounds_ok"]), {})
@@ -239,16 +233,16 @@ def _baseline_notes(cells: list[Record]) -> list[str]:
 
 
 def _no_better_notes(cells: list[Record]) -> list[str]:
-    """Which rows have not beaten the baseline to be beaten: their quality is no argument."""
-    figure, words = next(iter(_baselines(cells).items()), (None, ""))
-    if figure is None:
-        return []
-    poor = [cell for cell in cells if cell["rounds_ok"] and cell["final_mse"] >= cell[figure]]
-    if not poor:
-        return []
+    """Which rows have not beaten their best baseline: their quality is no argument."""
+    poor: dict[str, list[Record]] = {}
+    for cell in cells:
+        baseline = to_beat(cell) if cell["rounds_ok"] else None
+        if baseline and cell["final_mse"] >= baseline.value:
+            poor.setdefault(baseline.words, []).append(cell)
     return [
         f"No better than {words} (too short a run, or validation frames too different), so that "
-        f"their MSE says nothing of quality: {names(poor)}."
+        f"their MSE says nothing of quality: {names(group)}."
+        for words, group in poor.items()
     ]
 
 
