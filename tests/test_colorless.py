@@ -12,7 +12,7 @@ from PIL import Image
 from bench import sweep
 from tests.harness import Recorder, toy_plan
 from unet.colorize import ColorizationTask
-from unet.folder import COLORLESS_LEVELS, decode, has_color
+from unet.folder import decode, has_color
 from unet.frames import FrameSet
 from unet.workload import COLORIZATION, Scalar
 
@@ -60,7 +60,7 @@ def test_chroma_noise_of_one_level_is_no_colour(levels: int, colored: bool) -> N
 
 def test_the_limit_is_the_root_mean_square_of_the_spread() -> None:
     pixels = np.full((SIDE, SIDE, 3), 100, dtype=np.uint8)
-    pixels[..., 2] += int(COLORLESS_LEVELS)
+    pixels[..., 2] += 4
     assert not has_color(pixels)
     pixels[0, 0, 0] -= 1
     assert has_color(pixels)

@@ -24,7 +24,7 @@ DECODING = 1
 COLORLESS_LEVELS = 4.0
 """A frame has no colour if its pixels' largest channel exceeds their smallest by no more than this
 in the root mean square, in levels of 255. JPEG or video that is off by one level in both chroma
-channels of every pixel makes 3.2; a light of 200 levels in 0.1 % of a grey frame makes 6.3."""
+channels of every pixel reaches 3.2; a light of 200 levels in 0.1 % of a grey frame reaches 6.3."""
 
 BACKGROUND = (255, 255, 255)
 """What shows through transparent pixels: white, as on a page."""
