@@ -353,3 +353,7 @@ def at_minutes(rows: Sequence[Row], first: int, step: int = 1) -> list[Row]:
         )
         for row, (hours, minutes) in zip(rows, moments, strict=True)
     ]
+
+
+SLOWED = [factor * (1 if number < 5 else 0.5) for number, factor in enumerate(NEAR)]
+"""Ten rounds of a machine that became half as fast after five of them."""

@@ -10,6 +10,7 @@ from tests.report_rows import (
     EAGER,
     NEAR,
     SETTINGS,
+    SLOWED,
     SLOWER,
     failed,
     of_today,
@@ -268,3 +269,33 @@ def test_twins_have_the_same_batch_seed_settings_and_other_axes() -> None:
     assert [text["seed"] for text in page_texts(page)] == ["0", "0", "0", "0", "1"]
     assert page.verdict.startswith("At image_size 32: compiling is shown to make no pair")
     assert "At image_size 64: compiling is shown to make no pair" in page.verdict
+
+
+def test_costs_are_those_of_the_rounds_that_are_shared() -> None:
+    # Eager was measured five rounds longer, on a machine that had become slower.
+    eager = [timed("fp32", 4, 100 * factor, round=k) for k, factor in enumerate(SLOWED)]
+    slow = [
+        timed("fp32+compile", 4, 90 * factor, 1, 10, round=k) for k, factor in enumerate(NEAR[:5])
+    ]
+    page = compiled(*eager, *slow, images=10**6)
+    (line,) = page_lines(page)
+    assert line["speedup_verdict"] == "slower"
+    assert line["twin_images_per_s"] == pytest.approx(100, rel=0.01)
+    assert line["images_per_s"] / line["twin_images_per_s"] == pytest.approx(line["speedup"])
+    assert line["break_even_images"] == line["break_even_epochs"] == math.inf
+    assert line["saved_s"] < 0
+    assert page.bold == [False]
+    assert "the best" not in page.verdict
+    assert "the best" not in view("amp", *eager, *in_six("bf16", 80)[:5]).verdict
+    fast = [timed("fp32+compile", 4, 110 * f, 1, 10, round=k) for k, f in enumerate(NEAR[:5])]
+    (line,) = page_lines(compiled(*eager, *fast, images=10**6))
+    saved_s = 1 / line["twin_images_per_s"] - 1 / line["images_per_s"]
+    assert line["break_even_images"] == pytest.approx(10 / saved_s)
+    assert 10_000 < line["break_even_images"] < 12_500  # 10 s / (1/100 - 1/110 s)
+
+
+def test_a_pair_without_a_shared_round_has_no_costs() -> None:
+    eager = timed("fp32", 4, 100)
+    (line,) = page_lines(compiled(eager, timed("fp32+compile", 4, 150, 1, 10, round=1), images=99))
+    names = ("speedup", "break_even_images", "break_even_epochs", "twin_run_s", "run_s", "saved_s")
+    assert all(line[name] is None or math.isnan(line[name]) for name in names)

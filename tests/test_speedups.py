@@ -6,9 +6,26 @@ from dataclasses import replace
 
 import pytest
 
+from bench.journal import Row
 from bench.report.frame import cell_frame
+from bench.report.speedups import compared_rates
 from bench.report.tables import verdict
-from tests.report_rows import NEAR, at_minutes, cells, in_rounds, notes_of, texts, timed, view
+from bench.trial import Status
+from tests.report_rows import (
+    NEAR,
+    SLOWED,
+    at_minutes,
+    bad,
+    cells,
+    failed,
+    in_rounds,
+    notes_of,
+    of_today,
+    page_lines,
+    texts,
+    timed,
+    view,
+)
 
 
 def test_ratios_have_intervals_from_three_rounds_on() -> None:
@@ -123,3 +140,124 @@ def test_seeds_are_taken_together_to_tell_the_fastest() -> None:
         "final MSE of 82.0 (plain: 82.0)"
     )
     assert "not shown to be faster than fp32 b4" in verdict(frame)
+
+
+OTHER = NEAR[3:] + NEAR[:3]
+
+
+def winners(rows: Sequence[Row]) -> list[tuple[str, int]]:
+    return [(cell["variant"], cell["batch_size"]) for cell in cells(*rows) if cell["fastest"]]
+
+
+def test_the_fastest_is_chosen_in_the_rounds_that_are_shared() -> None:
+    # Plain was measured five rounds longer, on a machine that had become slower.
+    rows = [*in_rounds("fp32", 4, 100, SLOWED), *in_rounds("bf16", 4, 90, OTHER[:5])]
+    plain, reduced = cells(*rows)
+    assert plain["images_per_s"] < reduced["images_per_s"]
+    assert reduced["speedup_verdict"] == "slower"
+    assert winners(rows) == [("fp32", 4)]
+    assert any(note.startswith("Not all rows have the same rounds") for note in notes_of(rows))
+    assert view("ladder", *rows).bold == [True, False]
+    # The other way round, and where neither is plain.
+    rows = [*in_rounds("fp32", 4, 90, OTHER[:5]), *in_rounds("bf16", 4, 100, SLOWED)]
+    assert winners(rows) == [("bf16", 4)]
+    rows = [*in_rounds("tf32", 4, 100, SLOWED), *in_rounds("bf16", 4, 90, OTHER[:5])]
+    assert winners(rows) == [("tf32", 4)]
+
+
+def test_rates_are_compared_by_their_ratio_to_one_of_them() -> None:
+    rows = [
+        *in_rounds("fp32", 4, 100, SLOWED),
+        *in_rounds("bf16", 4, 90, OTHER[:5]),
+        *in_rounds("tf32", 4, 110, NEAR[:5], seed=1),
+    ]
+    ways = [[cell] for cell in cells(*rows)]
+    plain, reduced, apart = compared_rates(ways)
+    assert plain == pytest.approx(ways[0][0]["images_per_s"])
+    assert plain is not None
+    assert reduced == pytest.approx(0.9 * plain, rel=0.01)
+    assert apart is None  # of another seed
+    assert winners(rows) == [("fp32", 4)]
+
+
+def test_what_shares_no_round_has_no_fastest() -> None:
+    rows = [*in_rounds("fp32", 4, 100, NEAR), *in_rounds("bf16", 4, 150, NEAR, seed=1)]
+    assert winners(rows) == []
+    assert verdict(cell_frame(rows)).startswith("Nothing is called fastest here")
+    assert winners(rows[:10]) == [("fp32", 4)]
+
+
+def test_what_is_slower_than_what_must_not_win_is_no_fastest() -> None:
+    rows = [
+        *in_rounds("fp32", 4, 100, NEAR),
+        of_today("fp32", 4, failed(Status.CRASH), round=10),
+        *in_rounds("bf16", 4, 80, OTHER),
+    ]
+    assert cells(*rows)[1]["speedup_verdict"] == "slower"
+    assert winners(rows) == []
+    assert view("ladder", *rows).bold == [False, False]
+    assert "Nothing is called fastest here" in verdict(cell_frame(rows))
+    assert winners([*rows, *in_rounds("tf32", 4, 130, OTHER)]) == [("tf32", 4)]
+
+
+def test_no_faster_one_in_shared_rounds_is_passed_over() -> None:
+    # By its ratio to plain tf32 is ahead, by its ratio to bf16 in their own rounds it is behind.
+    rows = [
+        *in_rounds("fp32", 4, 100, [1.0] * 10),
+        *in_rounds("bf16", 4, 120, [1.3] * 5 + [0.9] * 5),
+        *in_rounds("tf32", 4, 131, [1.0] * 5),
+    ]
+    _, reduced, other = compared_rates([[cell] for cell in cells(*rows)])
+    assert reduced is not None
+    assert other is not None
+    assert other > reduced
+    assert winners(rows) == [("bf16", 4)]
+
+
+# The baseline.
+
+
+def oom(batch_size: int, **more: int) -> Row:
+    return of_today("fp32", batch_size, failed(Status.OOM), **more)
+
+
+def test_the_baseline_fits_in_all_rounds() -> None:
+    rows = [
+        *in_rounds("fp32", 8, 90, NEAR[:5]),
+        *in_rounds("fp32", 16, 100, NEAR[:1]),
+        *(oom(16, round=number) for number in range(1, 5)),
+        *in_rounds("bf16", 16, 150, NEAR[:5]),
+    ]
+    assert {cell["seed_batch_size"] for cell in cells(*rows)} == {8}
+    found = {(cell["variant"], cell["batch_size"]): cell for cell in cells(*rows)}
+    assert found["bf16", 16]["speedup_vs_seed"] == pytest.approx(150 / 90)
+    assert any("batch 8, the largest power of two that fits" in note for note in notes_of(rows))
+    lines = {line["variant"]: line for line in page_lines(view("largest-batch", *rows))}
+    assert lines["fp32"]["largest_batch"] == 8
+    assert lines["fp32"]["speedup_vs_seed"] == 1
+
+
+def test_the_baseline_fits_with_all_seeds() -> None:
+    rows = [
+        *(timed("fp32", 8, 90, seed=seed) for seed in (0, 1)),
+        timed("fp32", 16, 100, seed=0),
+        oom(16, seed=1),
+        *(timed("bf16", 16, 150, seed=seed) for seed in (0, 1)),
+    ]
+    assert {cell["seed_batch_size"] for cell in cells(*rows)} == {8}
+    assert all("that fits the budget" in note for note in notes_of(rows) if "vs seed" in note)
+    lines = page_lines(view("largest-batch", *rows))
+    plain = [line for line in lines if line["variant"] == "fp32"]
+    assert [(line["largest_batch"], line["next_status"]) for line in plain] == [(8, "oom")] * 2
+
+
+def test_what_was_interrupted_is_yet_to_come() -> None:
+    rows = [
+        *in_rounds("fp32", 8, 90, NEAR[:5]),
+        *in_rounds("fp32", 16, 100, NEAR[:4]),
+        bad("fp32", 16, Status.INTERRUPTED, round=4),
+    ]
+    rows = [replace(row, workload=rows[0].workload) for row in rows]
+    assert {cell["seed_batch_size"] for cell in cells(*rows)} == {16}
+    assert page_lines(view("largest-batch", *rows))[0]["largest_batch"] == 16
+    assert winners(rows) == [("fp32", 16)]

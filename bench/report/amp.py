@@ -5,7 +5,7 @@ import pandas as pd
 from bench.report import Record
 from bench.report.cells import label
 from bench.report.page import NOT_READABLE, Column, Page, ratio_text
-from bench.report.pairs import BOTH, best_of, faster_or_slower, find, ratio
+from bench.report.pairs import BOTH, best_of, compared, faster_or_slower, find, ratio
 
 NAME = "amp"
 
@@ -29,9 +29,11 @@ def amp(cells: list[Record]) -> Page:
     mse_ratio = Column("mse_ratio", "MSE\nratio", "{:.2f}x".format, needs=BOTH)
 
     def sentence(lines: list[Record]) -> str:
+        if not compared(lines):
+            return "No pair ended well on both sides: nothing can be said of precision."
         best = best_of(lines)
         if best is None:
-            return "No pair ended well on both sides: nothing can be said of precision."
+            return f"{faster_or_slower('Reduced precision', lines)}."
         known = bool(pd.notna(best["memory_ratio"]))
         share = f", in {best['memory_ratio']:.2f}x the memory" if known else ""
         return (

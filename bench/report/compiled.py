@@ -116,7 +116,7 @@ def _costs(pair: Pair, line: Record) -> Record:
     cell, _ = pair
     own, twin, cold_s = line["images_per_s"], line["twin_images_per_s"], cell["cold_compile_s"]
     images = epochs = None
-    if all(pd.notna(rate) for rate in (own, twin)):
+    if pd.notna(line["speedup"]):  # otherwise no round has both
         saved_s = 1 / twin - 1 / own  # per image
         images = cold_s / saved_s if saved_s > 0 else math.inf
         epochs = math.inf if images == math.inf else ratio(images, cell["train_size"])
@@ -131,16 +131,20 @@ def _costs(pair: Pair, line: Record) -> Record:
 def _totals(line: Record, run: RunLength) -> Record:
     """Seconds of a whole run on both sides, the compiled one with a cold compile cache."""
     images = run.images(line)
-    twin_s, own_s = (ratio(images, line[name]) for name in ("twin_images_per_s", "images_per_s"))
+    shared = pd.notna(line["speedup"])  # otherwise no round has both
+    twin_s: float | None = ratio(images, line["twin_images_per_s"]) if shared else None
+    own_s: float | None = ratio(images, line["images_per_s"]) if shared else None
     run_s = None if own_s is None else own_s + line["cold_compile_s"]
     saved_s = None if run_s is None or twin_s is None else twin_s - run_s
     return {"run_images": images, "twin_run_s": twin_s, "run_s": run_s, "saved_s": saved_s}
 
 
 def _verdict(lines: list[Record]) -> str:
+    if not compared(lines):
+        return "No pair ended well on both sides: nothing can be said of compiling."
     best = best_of(lines)
     if best is None:
-        return "No pair ended well on both sides: nothing can be said of compiling."
+        return f"{faster_or_slower('Compiling', lines)}: it never pays."
     return (
         f"{faster_or_slower('Compiling', lines)}; the best, {_name(best)}, was "
         f"{ratio_text(best, 'speedup')} and {_pays(best)}."

@@ -9,12 +9,14 @@ from statistics import fmean
 
 import pandas as pd
 
+from bench.budget import GIB
 from bench.journal import Row
 from bench.report import Record
 from bench.report.baselines import to_beat
 from bench.report.cells import by_settings
 from bench.report.figures import rates_of
-from bench.report.speedups import may_win
+from bench.report.frame import trial_record
+from bench.report.speedups import baseline_batch, compared_rates, may_win
 from bench.stats import Estimate, estimate
 from bench.trial import Status
 
@@ -60,6 +62,11 @@ class Configuration:
         return f"{self.variant} at batch {self.batch_size}"
 
     @property
+    def seeds(self) -> set[int]:
+        """Of random numbers."""
+        return {cell["seed"] for cell in self.cells}
+
+    @property
     def is_measured(self) -> bool:
         """Whether any round of it ended well."""
         return any(cell["rounds_ok"] for cell in self.cells)
@@ -99,11 +106,14 @@ class Configuration:
         known = [float(cell[name]) for cell in self.cells if pd.notna(cell[name])]
         return max(known, default=None)
 
-    @property
+    @cached_property
     def taken_gib(self) -> float | None:
-        """What its process took of the budget, at most; `None` where that is not readable."""
-        taken = [cell["budget_percent"] / 100 * cell["budget_gib"] for cell in self.cells]
-        return None if any(map(math.isnan, taken)) else max(taken)
+        """What its process took of the budget, at most in any round; `None` if not readable."""
+        told = map(trial_record, (row for row in self.rows if row.result.status is Status.OK))
+        percents = [record["budget_percent"] for record in told]
+        if not percents or any(map(pd.isna, percents)):
+            return None
+        return float(max(percents)) / 100 * self.rows[0].trial.budget_bytes / GIB
 
     @property
     def baseline(self) -> str | None:
@@ -130,6 +140,18 @@ def configurations(rows: Sequence[Row], cells: Sequence[Record]) -> list[Configu
     return [Configuration(own[place], group) for place, group in found.items()]
 
 
+def baseline_of(ones: Sequence[Configuration]) -> Configuration | None:
+    """The baseline of configurations that share their settings; `None` where there is none."""
+    size = baseline_batch(cell for one in ones for cell in one.cells)
+    return next((one for one in ones if one.is_plain and one.batch_size == size), None)
+
+
+def rates_compared(ones: Sequence[Configuration]) -> dict[Configuration, float]:
+    """Images/s that may be compared, of those of which any may; see `compared_rates`."""
+    rates = compared_rates([one.cells for one in ones])
+    return {one: rate for one, rate in zip(ones, rates, strict=True) if rate}
+
+
 MOST_VARIANTS = 8
 """So many are shown beside each other: of more, no legend could be read."""
 
@@ -150,10 +172,11 @@ def variants_shown(groups: Sequence[Group]) -> list[str]:
     """The variants that are drawn, in the order of the table: the plain one and the fastest."""
     best: dict[str, float] = {}
     for _, group in groups:
-        top = max(one.images_per_s for one in group)
+        rates = rates_compared(group)
+        top = max(rates.values())
         for one in group:
             # Of other settings images/s are other figures: what counts is the share of the best.
-            share = math.inf if one.is_plain else one.images_per_s / top
+            share = math.inf if one.is_plain else rates.get(one, 0.0) / top
             best[one.variant] = max(best.get(one.variant, 0.0), share)
     kept = sorted(best, key=lambda variant: -best[variant])[:MOST_VARIANTS]
     return [variant for variant in best if variant in kept]

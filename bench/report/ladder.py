@@ -123,7 +123,7 @@ def ladder(cells: list[Record]) -> Page:
     return Page(
         pd.DataFrame(lines),
         texts,
-        [bool(line["fastest"]) for line in lines],
+        [_is_best(line) for line in lines],
         [
             *(column.title for column in reversed(seconds)),
             "variant",
@@ -168,9 +168,14 @@ def _change(cell: Record, before: Record | None) -> str:
     return ", ".join(found)
 
 
+def _is_best(line: Record) -> bool:
+    """Whether it is the fastest, and no slower than a first rung that must not win itself."""
+    return bool(line["fastest"]) and line[f"{_FIRST}_verdict"] != "slower"
+
+
 def _sentence(words: str, lines: list[Record]) -> str:
     """Which rung is the fastest, and which step brought the most."""
-    best = next((line for line in lines if line["fastest"]), None)
+    best = next((line for line in lines if _is_best(line)), None)
     if best is None:
         return (
             f"No rung is called fastest {where(words)}: none ended well, in all rounds, unflagged."

@@ -16,7 +16,7 @@ from bench.report.page import (
     RatioColumn,
     ratio_text,
 )
-from bench.report.speedups import is_power_of_two
+from bench.report.speedups import all_seeds, ended_well, fastest, is_power_of_two, may_win
 from bench.trial import Status, rate_text
 
 NAME = "largest-batch"
@@ -58,20 +58,23 @@ def largest_batch(cells: list[Record]) -> Page:
         raise ValueError(f"--view {NAME}: expected batch sizes that are powers of two")
     order = list(dict.fromkeys(map(_place, powers)))
     powers.sort(key=lambda cell: (order.index(_place(cell)), cell["batch_size"]))
-    lines = [_line(list(group)) for _, group in groupby(powers, _place)]
+    lines = [_line(list(group), powers) for _, group in groupby(powers, _place)]
     texts = {
         "variant": [str(line["variant"]) for line in lines],
         **{name: [str(line[name]) for line in lines] for name in differing(lines, "seed")},
         **{column.title: [column.text(line) for line in lines] for column in _COLUMNS},
         "next": [_next(line) for line in lines],
     }
-    best = [_best(group) for _, group in by_settings(lines)]
+    best = [_best(group, powers) for _, group in by_settings(lines)]
     return Page(
         pd.DataFrame(lines),
         texts,
         [any(line is winner for winner in best) for line in lines],
         ["process GiB", "MSE", "budget %", "vs seed", "next"],
-        " ".join(_sentence(words, group) for words, group in by_settings(lines)),
+        " ".join(
+            _sentence(words, group, one)
+            for (words, group), one in zip(by_settings(lines), best, strict=True)
+        ),
         [*machine_notes(cells), *caution_notes(powers)],
     )
 
@@ -80,10 +83,10 @@ def _place(cell: Record) -> tuple[str, int, str]:
     return cell["settings"], cell["seed"], cell["variant"]
 
 
-def _line(cells: list[Record]) -> Record:
-    """One variant: `cells` are its batch sizes, ascending."""
+def _line(cells: list[Record], others: list[Record]) -> Record:
+    """One variant: `cells` are its batch sizes, ascending, among `others` of all seeds."""
     first = cells[0]
-    fits = [cell for cell in cells if cell["status"] == Status.OK]
+    fits = [cell for cell in cells if all(map(ended_well, all_seeds(cell, others)))]
     largest: Record = fits[-1] if fits else {}
     size = largest.get("batch_size", 0)
     after: Record = next((cell for cell in cells if cell["batch_size"] > size), {})
@@ -94,8 +97,14 @@ def _line(cells: list[Record]) -> Record:
         "largest_batch": size or None,
         **{name: largest.get(name) for name in _KEPT},
         "next_batch": after.get("batch_size"),
-        "next_status": after.get("status"),
+        "next_status": _status(after, others) if after else None,
     }
+
+
+def _status(cell: Record, others: list[Record]) -> str:
+    """How a batch size ended: as in this seed, or in the first other one where it failed."""
+    statuses = [cell["status"], *(other["status"] for other in all_seeds(cell, others))]
+    return str(next((status for status in statuses if status != Status.OK), Status.OK))
 
 
 def _next(line: Record) -> str:
@@ -103,23 +112,38 @@ def _next(line: Record) -> str:
     return f"{line['next_batch']}: {line['next_status']}" if line["next_batch"] else NOT_MEASURED
 
 
-def _best(lines: list[Record]) -> Record | None:
-    judged = [line for line in lines if line["largest_batch"] and not line["flags"]]
-    return max(judged, key=lambda line: float(line["images_per_s"]), default=None)
+def _best(lines: list[Record], cells: list[Record]) -> Record | None:
+    """The line of the fastest of the largest batches; see `bench.report.speedups.fastest`."""
+    ways: dict[tuple[str, int], list[Record]] = {}
+    for line in lines:
+        for cell in cells:
+            names = ("variant", "settings", "seed")
+            own = all(cell[name] == line[name] for name in names)
+            if own and cell["batch_size"] == line["largest_batch"]:
+                ways.setdefault((cell["variant"], cell["batch_size"]), []).append(cell)
+    found = fastest([way for way in ways.values() if all(map(may_win, way))])
+    if found is None:
+        return None
+    first = found[0][0]
+    return next(
+        line for line in lines if all(line[name] == first[name] for name in ("variant", "seed"))
+    )
 
 
-def _sentence(words: str, lines: list[Record]) -> str:
+def _sentence(words: str, lines: list[Record], best: Record | None) -> str:
     """What the plain variant has room for, and what the fastest makes of the same memory."""
-    best = _best(lines)
-    if best is None:
+    sized = [line for line in lines if line["largest_batch"] and not line["flags"]]
+    if not sized:
         return (
             f"Nothing is known of the largest batch {where(words)}: no row ended well, unflagged."
         )
-    plain = next((line for line in lines if line["variant"] == line["plain_variant"]), best)
-    others = [plain] if plain is not best and plain["largest_batch"] else []
-    text = f"Within {best['budget_gib']:g} GiB {where(words)}, "
-    text += "; ".join(_room(line) for line in (*others, best))
-    if plain is not best and pd.notna(best["speedup_vs_seed"]):
+    plain = next((line for line in lines if line["variant"] == line["plain_variant"]), None)
+    told = [plain] if plain is not None and plain["largest_batch"] and plain is not best else []
+    if best is not None:
+        told.append(best)
+    text = f"Within {sized[0]['budget_gib']:g} GiB {where(words)}, "
+    text += "; ".join(map(_room, told or sized[:1]))
+    if best is not None and plain is not best and pd.notna(best["speedup_vs_seed"]):
         text += f", at {ratio_text(best, 'speedup_vs_seed')} the seed's images/s"
     return text + "."
 

@@ -17,6 +17,7 @@ from bench.report.page import (
     ratio_text,
     shown,
 )
+from bench.report.speedups import baseline_batch
 from bench.search import MEMORY, Certificate
 from bench.trial import Status, rate_text
 
@@ -136,7 +137,8 @@ def _of_plain(line: Record, cells: list[Record]) -> str:
     """The plain variant's powers of two, beside its largest batch."""
     own = {cell["batch_size"]: cell for cell in cells if cell["variant"] == line["variant"]}
     size = int(line["max_batch"])
-    power = own.get(1 << (size.bit_length() - 1))
+    baseline = baseline_batch(cells)
+    power = own.get(baseline) if baseline and baseline <= size else None
     text = f"{line['variant']} fits at {size}"
     if line["because"] != MEMORY:
         return f"{text}, limited by {line['because']}"

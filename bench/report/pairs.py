@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import geometric_mean
 from typing import Any
 
 import pandas as pd
@@ -98,7 +99,7 @@ def find(cells: list[Record], view: str, name: str, changed: str, title: str) ->
         raise ValueError(f"--view {view}: nothing to show, all rows have {name} {axis.plain}")
     cells, twins = [cell for cell, _ in found], [twin for _, twin in found]
     lines = [
-        _line(pair, name) | columns
+        _line(pair, name) | columns | _compared_rates(pair, columns["speedup"])
         for pair, columns in zip(found, ratios("speedup", cells, twins), strict=True)
     ]
     return Pairs(axis, found, lines)
@@ -134,6 +135,21 @@ def _line(pair: Pair, axis: str) -> Record:
         "seed": cell["seed"],
         "settings": cell["settings"],
     }
+
+
+def _compared_rates(pair: Pair, speedup: float | None) -> Record:
+    """Images/s of both sides in the rounds that both have, so that they tell what their ratio does.
+
+    Args:
+        pair: The cell and its twin.
+        speedup: That ratio; `None` where they share no round.
+    """
+    cell, twin = pair
+    if twin is None or speedup is None:
+        return {}
+    own, others = json.loads(cell["rates"]), json.loads(twin["rates"])
+    rate = geometric_mean([others[number] for number in own.keys() & others.keys()])
+    return {"twin_images_per_s": rate, "images_per_s": speedup * rate}
 
 
 def ratio(value: float | None, reference: float | None) -> float | None:
@@ -232,8 +248,9 @@ def compared(lines: list[Record]) -> list[Record]:
 
 
 def best_of(lines: list[Record]) -> Record | None:
-    """The pair with the highest speed-up."""
-    return max(compared(lines), key=lambda line: float(line["speedup"]), default=None)
+    """The pair with the highest speed-up, of those that are not shown to be slower."""
+    candidates = [line for line in compared(lines) if line["speedup_verdict"] != "slower"]
+    return max(candidates, key=lambda line: float(line["speedup"]), default=None)
 
 
 def faster_or_slower(what: str, lines: list[Record]) -> str:

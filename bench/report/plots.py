@@ -20,7 +20,14 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 from bench.journal import Row
 from bench.report import Record, ladder
 from bench.report.cells import by_settings, records
-from bench.report.configurations import Configuration, Group, groups_of, pareto, variants_shown
+from bench.report.configurations import (
+    Configuration,
+    Group,
+    groups_of,
+    pareto,
+    rates_compared,
+    variants_shown,
+)
 from bench.report.drawing import INK, drawn
 from bench.report.timeline import timeline
 from bench.trial import Status, rate_text
@@ -245,9 +252,10 @@ def quality(groups: Sequence[Group], looks: dict[str, Look]) -> Figure | None:
         return None
     with _panels(sound, looks) as (figure, panels):
         for (axes, variants), (_, group) in zip(panels, sound, strict=True):
-            points = [(one.images_per_s, one.final_mse, one.batch_size) for one in group]
+            rates = rates_compared(group)
+            points = [(rate, one.final_mse, one.batch_size) for one, rate in rates.items()]
             for variant, ones in variants.items():
-                own = [(one.images_per_s, one.final_mse) for one in ones]
+                own = [(rates[one], one.final_mse) for one in ones if one in rates]
                 _line(axes, own, looks[variant] | {"linestyle": "none"})
             lines = [{"images_per_s": x, "final_mse": y} for x, y, _ in points]
             front = [(line["images_per_s"], line["final_mse"]) for line in pareto(lines)]

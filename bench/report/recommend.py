@@ -10,7 +10,13 @@ from bench.budget import GIB, format_bytes
 from bench.journal import Row
 from bench.report import Record
 from bench.report.cells import by_settings, differing, records, where
-from bench.report.configurations import Configuration, configurations, pareto
+from bench.report.configurations import (
+    Configuration,
+    baseline_of,
+    configurations,
+    pareto,
+    rates_compared,
+)
 from bench.report.contrast import MARGIN, Verdict, absent, judge_all
 from bench.report.figures import QUALITY, SPEED, Figure, Harm, harm, quality_of, speed_of
 from bench.report.notes import FEW, caution_notes, machine_notes, verdict_notes
@@ -88,9 +94,9 @@ def recommend(
             f"--budget {format_bytes(budget_bytes)}: expected at most the "
             f"{format_bytes(measured_bytes)} that the rows were measured within"
         )
-    budget_gib = (budget_bytes or measured_bytes) / GIB
+    budget = _Budget((budget_bytes or measured_bytes) / GIB, measured_bytes / GIB)
     groups = [
-        _Group(words, configurations(rows, group), budget_gib, margin)
+        _Group(words, configurations(rows, group), budget, margin)
         for words, group in by_settings(cells)
     ]
     lines = [line for group in groups for line in group.lines]
@@ -99,28 +105,104 @@ def recommend(
     )
 
 
+@dataclass(frozen=True)
+class _Budget:
+    """What a configuration has to fit.
+
+    Attributes:
+        gib: What was asked for.
+        measured_gib: What was enforced while it was measured.
+    """
+
+    gib: float
+    measured_gib: float
+
+    def holds(self, one: Configuration) -> bool | None:
+        """Whether it fits; `None` where nothing tells.
+
+        What ended well has fitted what was enforced. A smaller budget takes figures.
+        """
+        if self.gib >= self.measured_gib:
+            return True
+        return None if one.taken_gib is None else one.taken_gib <= self.gib
+
+    def __str__(self) -> str:
+        return f"{self.gib:.3g} GiB"
+
+
 class _Group:
     """Configurations that share their settings, and what is to be said of them."""
 
     def __init__(
-        self, words: str, found: Sequence[Configuration], budget_gib: float, margin: float
+        self, words: str, found: Sequence[Configuration], budget: _Budget, margin: float
     ) -> None:
-        self.words, self.budget_gib, self.margin = words, budget_gib, margin
+        self.words, self.budget, self.margin = words, budget, margin
         self.all = found
-        self.sound = [one for one in found if one.is_sound and self._fits(one)]
-        plain = [one for one in self.sound if one.is_plain and is_power_of_two(one.batch_size)]
-        self.seed = max(plain, key=lambda one: one.batch_size, default=None)
+        self.sound = [one for one in found if one.is_sound and budget.holds(one)]
+        self.seed = baseline_of([one for one in found if budget.holds(one)])
         self.speed = self._judged(SPEED)
         self.quality = self._judged(QUALITY)
+        self.rates = self._rates()
         self.harms = {
-            one: harm(QUALITY, verdict, margin) if verdict else None
+            one: self._harm(one, verdict) if verdict else None
             for one, verdict in self.quality.items()
         }
         self.choice = self._choose()
         self.lines = self._lines()
 
-    def _fits(self, one: Configuration) -> bool:
-        return one.taken_gib is None or one.taken_gib <= self.budget_gib
+    @property
+    def nothing(self) -> str:
+        """Why there is no choice."""
+        text = f"Nothing can be recommended {where(self.words)}: "
+        if self.sound:
+            return f"{text}nothing that ended well can be compared round by round."
+        return f"{text}nothing that fits {self.budget} ended well, in all rounds, unflagged."
+
+    @property
+    def notes(self) -> list[str]:
+        """What could be compared in part only, or not at all."""
+        found = []
+        if self.unreadable:
+            names = ", ".join(self.unreadable)
+            found.append(f"Left out, for their memory is not readable in all rounds: {names}.")
+        for one, verdict in self.quality.items():
+            if self.seed and verdict and one.seeds != self.seed.seeds and self.seed.final_mse:
+                change = 100 * (one.final_mse / self.seed.final_mse - 1)
+                found.append(
+                    f"{one.label} shares {verdict.judgement.ratio.rounds} of its {len(one.seeds)} "
+                    f"seeds with {self.seed.label}, which has {len(self.seed.seeds)}: the means of "
+                    f"MSE over all seeds of each differ by {change:+.1f} %."
+                )
+        return found
+
+    @property
+    def unreadable(self) -> list[str]:
+        """What may fit or not, by their labels."""
+        return [one.label for one in self.all if one.is_sound and self.budget.holds(one) is None]
+
+    def _rates(self) -> dict[Configuration, float]:
+        """Images/s that may be compared, by the ratios that are shown where there are any."""
+        if self.seed is None:
+            return rates_compared(self.sound)
+        ratios = {
+            one: verdict.judgement.ratio.value for one, verdict in self.speed.items() if verdict
+        }
+        return {one: ratio * self.seed.images_per_s for one, ratio in ratios.items()} | {
+            self.seed: self.seed.images_per_s
+        }
+
+    def _harm(self, one: Configuration, verdict: Verdict) -> Harm:
+        """What it costs in quality, over the seeds that both have.
+
+        Where these are not all, the means of all have to agree before anything is shown.
+        """
+        found = harm(QUALITY, verdict, self.margin)
+        if self.seed is None or one.seeds == self.seed.seeds or not self.seed.final_mse:
+            return found
+        by_means = one.final_mse / self.seed.final_mse - 1
+        if found.within is False or by_means < self.margin:
+            return found
+        return Harm(max(found.share, by_means), None, within=None)
 
     def _judged(self, figure: Figure) -> dict[Configuration, Verdict | None]:
         """The verdict on every configuration against the seed's setup."""
@@ -134,12 +216,19 @@ class _Group:
         return dict(zip(self.sound, verdicts, strict=True))
 
     def _choose(self) -> Choice | None:
-        if not self.sound:
-            return None
-        shown = [one for one in self.sound if self._costs_nothing(one)]
-        possible = [one for one in self.sound if one is self.seed or self._may_cost_nothing(one)]
+        possible = [one for one in self.rates if one is self.seed or self._may_cost_nothing(one)]
+        shown = [one for one in self.rates if self._costs_nothing(one)]
         pool = [one for one in shown if self._is_faster(one)] or possible
-        best = max(pool, key=lambda one: one.images_per_s)
+        pool.sort(key=lambda one: -self.rates[one])
+        # Whatever the estimates say, nothing is named that is shown to be slower than another.
+        unbeaten = (
+            one
+            for one in pool
+            if not any(self._beats(other, one) for other in pool if other is not one)
+        )
+        best = next(unbeaten, None)
+        if best is None or (self.seed is None and len(self.rates) == 1 < len(self.sound)):
+            return None
         return Choice(best, self._sentence(best, possible))
 
     def _costs_nothing(self, one: Configuration) -> bool:
@@ -148,22 +237,27 @@ class _Group:
         return found is not None and found.within is True and one.baseline is None
 
     def _may_cost_nothing(self, one: Configuration) -> bool:
-        """Whether it may be so, by the estimate."""
+        """Whether it may be so, by the estimate; where there is no seed's setup, anything may."""
         found = self.harms[one]
-        return found is None or (found.within is not False and found.share < self.margin)
+        if found is None:
+            return self.seed is None
+        return found.within is not False and found.share < self.margin
 
     def _is_faster(self, one: Configuration) -> bool:
-        return self.seed is None or one.images_per_s > self.seed.images_per_s
+        return self.seed is None or self.rates[one] > self.rates[self.seed]
 
     def _sentence(self, best: Configuration, possible: Sequence[Configuration]) -> str:
         text = f"{f'At {self.words}: use' if self.words else 'Use'} {best.label}: "
         taken = "memory not readable"
         if best.taken_gib is not None:
-            taken = f"{best.taken_gib:.2f} of {self.budget_gib:.3g} GiB"
+            taken = f"{best.taken_gib:.2f} of {self.budget}"
         mse = f"final MSE {best.final_mse:.1f}"
         if best is self.seed:
-            text += f"{rate_text(best.images_per_s)} images/s in {taken}, {mse}. It is "
-            text += f"{self._setup()}; nothing else that fits is faster without costing quality."
+            others = "nothing else that fits"
+            if self._apart():
+                others = "of what can be compared with it, nothing else"
+            text += f"{rate_text(self.rates[best])} images/s in {taken}, {mse}. It is "
+            text += f"{self._setup()}; {others} is faster without costing quality."
             if best.baseline:
                 text += f" But it is no better than {best.baseline}: nothing is told of quality."
         else:
@@ -173,53 +267,80 @@ class _Group:
             names = ", ".join(one.label for one in rivals[:FEW])
             more = f" and {len(rivals) - FEW} more" if len(rivals) > FEW else ""
             text += f" Not shown to be faster than {names}{more}."
-        better = [one for one in self.sound if one.final_mse < (1 - self.margin) * best.final_mse]
+        better = [
+            one
+            for one, rate in self.rates.items()
+            if rate < self.rates[best]
+            and (one is self.seed or self.harms[one] is not None or self.seed is None)
+            and one.final_mse < (1 - self.margin) * best.final_mse
+        ]
         if better:
-            next_best = max(better, key=lambda one: one.images_per_s)
+            next_best = max(better, key=lambda one: self.rates[one])
             text += (
                 f" A lower MSE by the estimate, and fewer images/s: {next_best.label}, "
-                f"{next_best.final_mse:.1f} at {rate_text(next_best.images_per_s)} images/s."
+                f"{next_best.final_mse:.1f} at {rate_text(self.rates[next_best])} images/s."
+            )
+        if self.seed and (apart := self._apart()):
+            text += (
+                f" Not compared with {self.seed.label}, for no seed in common: "
+                f"{', '.join(one.label for one in apart)}."
             )
         return text
 
+    def _apart(self) -> list[Configuration]:
+        """What shares no seed with the seed's setup."""
+        return [
+            one
+            for one in self.sound
+            if self.seed and one is not self.seed and self.harms[one] is None
+        ]
+
     def _speed_words(self, best: Configuration) -> str:
-        if self.seed is None:
+        verdict = self.speed[best]
+        if self.seed is None or verdict is None:
             return (
-                f"{rate_text(best.images_per_s)} images/s (what it gains is not shown: "
+                f"{rate_text(self.rates[best])} images/s (what it gains is not shown: "
                 f"{self._lacking()})"
             )
-        verdict = self.speed[best]
         setup = f"the images/s of {self.seed.label}, {self._setup()}"
-        if verdict is None:
-            ratio = best.images_per_s / self.seed.images_per_s
-            return f"~{ratio:.2f}x {setup} (not shown: no round of both)"
         why = verdict.judgement.why
         missing = f" (not shown: {why})" if why else ""
         return f"{ratio_text(verdict.columns('ratio'), 'ratio')} {setup}{missing}"
 
     def _lacking(self) -> str:
         """Why there is no seed's setup to compare with."""
-        plain = self.all[0].cells[0]["plain_variant"]
-        sound = any(one.is_plain and one.is_sound for one in self.all)
-        why = f"does not fit {self.budget_gib:.3g} GiB" if sound else "was not measured"
-        return f"{plain} at a power-of-two batch {why}"
+        name = self.all[0].cells[0]["plain_variant"]
+        plain = [one for one in self.all if one.is_plain and is_power_of_two(one.batch_size)]
+        if not plain:
+            why = "was not measured"
+        elif any(one.label in self.unreadable for one in plain):
+            why = f"may fit {self.budget} or not: its memory is not readable"
+        elif any(map(self._is_too_large, plain)):
+            why = f"does not fit {self.budget}"
+        else:
+            why = "did not end well, in all rounds, unflagged"
+        return f"{name} at a power-of-two batch {why}"
+
+    def _is_too_large(self, one: Configuration) -> bool:
+        return one.ran_out_of_memory or (one.is_sound and self.budget.holds(one) is False)
 
     def _quality_words(self, best: Configuration) -> str:
         limit = f"worse by more than {100 * self.margin:g} %"
-        found = self.harms.get(best)
+        found, verdict = self.harms[best], self.quality[best]
         if best.baseline:
             return f"whether it costs quality not shown: MSE is no better than {best.baseline}"
-        if found is None:
+        if found is None or verdict is None:
             return f"whether it costs quality not shown: {self._lacking()}"
-        seeds = len(best.cells)
         by_estimate = f"{100 * abs(found.share):.1f} % {'worse' if found.share > 0 else 'better'}"
         if not found.share:
             by_estimate = "equal"
+        seeds = verdict.judgement.ratio.rounds
+        count = f"{seeds} seed{'s' if seeds > 1 else ''}"
+        if self.seed and best.seeds != self.seed.seeds:
+            count += " that both have"
         if found.within:
-            count = f"{seeds} seed{'s' if seeds > 1 else ''}"
             return f"MSE not {limit} (over {count}, {by_estimate} by the estimate)"
-        verdict = self.quality[best]
-        why = verdict.judgement.why if verdict else ""
+        why = verdict.judgement.why
         if found.most is not None:
             why = f"at most {100 * found.most:.1f} % worse"
         missing = ", ".join(filter(None, (f"{by_estimate} by the estimate", why)))
@@ -231,9 +352,7 @@ class _Group:
         beyond = [
             one
             for one in self.all
-            if one.is_plain
-            and one.batch_size == double
-            and (one.ran_out_of_memory or (one.is_sound and not self._fits(one)))
+            if one.is_plain and one.batch_size == double and self._is_too_large(one)
         ]
         edge = "that fits" if beyond else "measured"
         return f"the seed's setup at the largest power of two {edge}"
@@ -257,7 +376,9 @@ class _Group:
     def _lines(self) -> list[Record]:
         """The Pareto front, and what is spoken of."""
         told = [self._line(one) for one in self.sound]
-        front = pareto(told)
+        front = pareto(
+            [line for one, line in zip(self.sound, told, strict=True) if one in self.rates]
+        )
         chosen = self.choice.configuration if self.choice else None
         found = []
         for one, line in zip(self.sound, told, strict=True):
@@ -282,10 +403,10 @@ class _Group:
             "variant": one.variant,
             "batch_size": one.batch_size,
             "seeds": len(one.cells),
-            "images_per_s": one.images_per_s,
+            "images_per_s": self.rates.get(one, one.images_per_s),
             "final_mse": one.final_mse,
             "taken_gib": one.taken_gib,
-            "budget_gib": self.budget_gib,
+            "budget_gib": self.budget.gib,
             "seed_variant": self.seed.variant if self.seed else None,
             "seed_batch_size": self.seed.batch_size if self.seed else None,
             **columns,
@@ -305,13 +426,7 @@ def _page(cells: list[Record], lines: list[Record], groups: Sequence[_Group]) ->
         **{column.title: [column.text(line) for line in lines] for column in columns},
         "role": [line["role"] for line in lines],
     }
-    sentences = [
-        group.choice.sentence
-        if group.choice
-        else f"Nothing can be recommended {where(group.words)}: nothing that fits "
-        f"{group.budget_gib:.3g} GiB ended well, in all rounds, unflagged."
-        for group in groups
-    ]
+    sentences = [group.choice.sentence if group.choice else group.nothing for group in groups]
     told = [group.choice.configuration for group in groups if group.choice]
     return Page(
         pd.DataFrame(lines),
@@ -326,6 +441,7 @@ def _page(cells: list[Record], lines: list[Record], groups: Sequence[_Group]) ->
             "The seed's setup is what one has without any switch: the plain network at its largest "
             "power-of-two batch. (Seeds are those of random numbers.)",
             *verdict_notes(lines, "ratio"),
+            *(note for group in groups for note in group.notes),
             *(f"{one.label}: {one.cells[0]['command']}" for one in told),
             *caution_notes(cells),
         ],

@@ -33,7 +33,7 @@ from bench.report.page import (
     shown,
 )
 from bench.report.pairs import ratio
-from bench.report.speedups import all_seeds, mean_rate, plain_cells
+from bench.report.speedups import all_seeds, ended_well, may_win, mean_rate, plain_cells
 from bench.stats import LEAST_ROUNDS
 from bench.trial import Status, rate_text
 
@@ -120,6 +120,7 @@ def notes(frame: pd.DataFrame) -> list[str]:
         *_baseline_notes(cells),
         *_no_better_notes(cells),
         *_seed_notes(cells),
+        *_round_notes(cells),
         *verdict_notes(cells, "speedup", "speedup_vs_seed"),
         *([compile_seconds_note()] if _compiled(cells) else []),
         *caution_notes(cells),
@@ -179,7 +180,13 @@ def _fastest(cells: list[Record]) -> Record | None:
 def _verdict(words: str, cells: list[Record]) -> str:
     cell = _fastest(cells)
     if cell is None:
-        if any(other["status"] == Status.OK for other in cells):
+        if any(all(map(may_win, all_seeds(other, cells))) for other in cells):
+            return (
+                f"Nothing is called fastest {where(words)}: what ended well in all its rounds "
+                "shares none of them, or is shown to be slower than what did not."
+            )
+        well = [other for other in cells if ended_well(other)]
+        if well and all(other["flags"] for other in well):
             return f"Nothing is called fastest {where(words)}: what ended well is flagged."
         if any(other["rounds_ok"] for other in cells):
             return f"Nothing is called fastest {where(words)}: no row ended well in all its rounds."
@@ -205,7 +212,7 @@ def _verdict(words: str, cells: list[Record]) -> str:
     if pd.notna(cell["peak_memory_gib"]):
         text += f", in {cell['peak_memory_gib']:.2f} of {cell['budget_gib']:g} GiB"
     text += f", to a final MSE of {fmean(one['final_mse'] for one in own):.1f}"
-    if plain:
+    if len(plain) == len(own):  # of the same seeds
         text += f" (plain: {fmean(other['final_mse'] for other in plain):.1f})"
     rivals = json.loads(cell["as_fast"])
     if rivals and sum(one["rounds_ok"] for one in own) >= LEAST_ROUNDS:
@@ -246,8 +253,29 @@ def _no_better_notes(cells: list[Record]) -> list[str]:
     ]
 
 
+def _round_notes(cells: list[Record]) -> list[str]:
+    """Whether rows were measured in different rounds, so that images/s are not compared."""
+    rounds: dict[tuple[str, int], set[str]] = {}
+    for cell in cells:
+        if cell["rounds_ok"]:
+            numbers = ",".join(json.loads(cell["rates"]))
+            rounds.setdefault((cell["settings"], cell["seed"]), set()).add(numbers)
+    if all(len(different) == 1 for different in rounds.values()):
+        return []
+    return [
+        "Not all rows have the same rounds: they are compared in those that they share, by their "
+        "ratios, and not by their images/s."
+    ]
+
+
 def _seed_notes(cells: list[Record]) -> list[str]:
     """What `vs seed` refers to, and whether that is known to be the budget's edge."""
+    too_large = {  # in any seed
+        (cell["settings"], cell["batch_size"])
+        for cell in cells
+        if cell["variant"] == cell["plain_variant"]
+        and cell["status"] in (Status.OOM, Status.IMPLIED_OOM)
+    }
     found: list[str] = []
     for cell in cells:
         if pd.isna(cell["seed_batch_size"]):
@@ -255,11 +283,7 @@ def _seed_notes(cells: list[Record]) -> list[str]:
         size = int(cell["seed_batch_size"])
         edge = (
             "the largest power of two that fits the budget"
-            if any(
-                plain["batch_size"] == 2 * size
-                and plain["status"] in (Status.OOM, Status.IMPLIED_OOM)
-                for plain in plain_cells(cell, cells)
-            )
+            if (cell["settings"], 2 * size) in too_large
             else "the largest power of two measured here; the budget may hold a larger one"
         )
         found.append(f"vs seed: against plain {cell['plain_variant']} at batch {size}, {edge}.")
