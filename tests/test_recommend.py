@@ -12,16 +12,20 @@ from bench.report.recommend import recommend as recommended
 from bench.report.tables import verdict
 from bench.trial import Status
 from tests.commands import main
+from tests.comparing import busy
 from tests.report_rows import (
     GIB,
     NEAR,
     SETTINGS,
+    SLOWED,
     bad,
+    failed,
     in_rounds,
     of_today,
     page_lines,
     page_texts,
     quality,
+    view,
 )
 
 SHAPES = [NEAR[seed:] + NEAR[:seed] for seed in range(5)]
@@ -59,6 +63,11 @@ def recommend(
     rows: list[Row], budget_bytes: int | None = None, margin: float = 0.02
 ) -> Recommendation:
     return recommended(rows, cell_frame(rows), budget_bytes, margin)
+
+
+def line_of(found: Recommendation, variant: str) -> dict[str, Any]:
+    (line,) = [line for line in page_lines(found.page) if line["variant"] == variant]
+    return line
 
 
 def chosen(found: Recommendation) -> str:
@@ -290,3 +299,169 @@ def test_what_does_not_fit_was_measured_all_the_same() -> None:
     sentence = recommend(rows, 2 * GIB).page.verdict
     assert "what it gains is not shown: fp32 at a power-of-two batch does not fit 2 GiB" in sentence
     assert "whether it costs quality not shown: fp32 at a power-of-two batch does" in sentence
+
+
+# Conclusions that would mislead.
+
+
+def test_the_recommended_is_chosen_in_the_rounds_that_are_shared() -> None:
+    # Plain was measured five rounds longer, on a machine that had become slower.
+    rows = [*in_rounds("fp32", 16, 100, SLOWED), *in_rounds("bf16", 16, 90, NEAR[3:8])]
+    found = recommend(rows)
+    assert chosen(found) == "fp32 at batch 16"
+    assert [line["variant"] for line in page_lines(found.page)] == ["fp32"]  # the front, too
+    rows = [*rows, *in_rounds("tf32", 16, 110, NEAR[2:7])]
+    found = recommend(rows)
+    assert chosen(found) == "tf32 at batch 16"
+    plain, other = line_of(found, "fp32"), line_of(found, "tf32")
+    assert other["images_per_s"] / plain["images_per_s"] == pytest.approx(other["ratio"])
+    assert not plain["on_front"]
+    # Without plain: the one with the most rounds is what others are held against.
+    rows = [*in_rounds("tf32", 16, 100, SLOWED), *in_rounds("bf16", 16, 90, NEAR[3:8])]
+    assert chosen(recommend(rows)) == "tf32 at batch 16"
+
+
+def test_what_is_shown_to_be_slower_than_another_is_not_recommended() -> None:
+    # By its ratio to plain tf32 is ahead; in the rounds that it shares with bf16 it is not.
+    rows = [
+        *in_rounds("fp32", 16, 100, [1.0, 1.01] * 5),
+        *in_rounds("bf16", 16, 120, [1.3, 1.31] * 2 + [1.3] + [0.9] * 5),
+        *in_rounds("tf32", 16, 131, [1.0, 1.01] * 2 + [1.0]),
+    ]
+    found = recommend(rows)
+    assert line_of(found, "tf32")["ratio"] > line_of(found, "bf16")["ratio"]
+    assert chosen(found) == "bf16 at batch 16"
+
+
+def test_what_shares_no_seed_is_not_recommended() -> None:
+    other = [
+        row
+        for seed in range(10, 15)
+        for row in in_rounds("bf16", 16, 150, NEAR[:2], seed=seed, final_mse=320.0)
+    ]
+    found = recommend([*FP32, *other])
+    assert chosen(found) == "fp32 at batch 16"
+    assert "Not compared with fp32 at batch 16, for no seed in common: bf16 at batch 16" in (
+        found.page.verdict
+    )
+    assert "does not fit" not in found.page.verdict
+    assert [line["variant"] for line in page_lines(found.page)] == ["fp32"]
+
+
+@pytest.mark.parametrize(("others", "recommended"), [(320.0, "fp32"), (80.0, "bf16")])
+def test_a_few_shared_seeds_do_not_hide_what_the_others_tell(
+    others: float, recommended: str
+) -> None:
+    more = [
+        row
+        for seed in range(5, 10)
+        for row in in_rounds("bf16", 16, 150, NEAR[:2], seed=seed, final_mse=others)
+    ]
+    found = recommend([*FP32, *BF16, *more])
+    line = next(line for line in page_lines(found.page) if line["variant"] == "bf16")
+    assert (line["mse_ratio_rounds"], line["seeds"]) == (5, 10)
+    assert line["mse_ratio"] == pytest.approx(80.4 / 80)
+    assert chosen(found) == f"{recommended} at batch 16"
+    assert (line["costs_no_quality"] is True) is (recommended == "bf16")
+    assert any("bf16 at batch 16 shares 5 of its 10 seeds" in note for note in found.page.notes)
+
+
+def test_the_reason_for_no_setup_is_the_true_one() -> None:
+    odd = recommend([*seeded("fp32", 24, 100, 80), *BF16])
+    assert "fp32 at a power-of-two batch was not measured" in odd.page.verdict
+    crashed = [row for seed in range(5) for row in [bad_today("fp32", 16, Status.CRASH, seed=seed)]]
+    assert "at a power-of-two batch did not end well" in recommend([*crashed, *BF16]).page.verdict
+    no_room = [row for seed in range(5) for row in [bad_today("fp32", 16, Status.OOM, seed=seed)]]
+    assert "batch does not fit 8 GiB" in recommend([*no_room, *BF16]).page.verdict
+
+
+def bad_today(variant: str, batch_size: int, status: Status, **more: Any) -> Row:
+    return of_today(variant, batch_size, failed(status), **more)
+
+
+def unreadable(rows: list[Row], rounds: tuple[int, ...] = (0, 1)) -> list[Row]:
+    """The same, but in these rounds nobody could tell what memory they took."""
+    monitor = [{**sample, "rss_anon_bytes": 0} for sample in rows[0].result.monitor]
+    return [
+        replace(row, result=replace(row.result, monitor=monitor, memory={}))
+        if row.trial.round in rounds
+        else row
+        for row in rows
+    ]
+
+
+@pytest.mark.parametrize("rounds", [(0, 1), (1,)])
+def test_what_is_not_readable_fits_no_smaller_budget(rounds: tuple[int, ...]) -> None:
+    rows = [*FP32, *unreadable(BF16, rounds)]
+    assert chosen(recommend(rows)) == "bf16 at batch 16"
+    assert chosen(recommend(rows, 8 * GIB)) == "bf16 at batch 16"
+    within = recommend(rows, 4 * GIB)
+    assert chosen(within) == "fp32 at batch 16"
+    assert any("memory is not readable" in note and "bf16" in note for note in within.page.notes)
+    alone = recommend([*unreadable(FP32, rounds), *BF16], 4 * GIB)
+    assert "may fit 4 GiB or not: its memory is not readable" in alone.page.verdict
+
+
+def test_what_took_more_in_one_round_does_not_fit() -> None:
+    often = seeded("fp32", 32, 110, 80)
+    rows = [*FP32, *(taking([row], 4.5 if row.trial.round else 3.0)[0] for row in often)]
+    found = recommend(rows, 4 * GIB)
+    assert page_lines(found.page)[0]["seed_batch_size"] == 16
+    assert max(line["taken_gib"] for line in page_lines(recommend(rows).page)) == 4.5
+
+
+@pytest.mark.parametrize("flaw", ["round", "seed", "flag"])
+def test_every_report_has_the_same_baseline(flaw: str) -> None:
+    spoilt = seeded("fp32", 32, 110, 80, seeds=2)
+    if flaw == "flag":
+        spoilt = busy(spoilt)
+    else:
+        which = {"round": [1], "seed": [2, 3]}[flaw]
+        for place in which:
+            trial = spoilt[place].trial
+            spoilt[place] = bad_today("fp32", 32, Status.OOM, seed=trial.seed, round=trial.round)
+    rows = [*seeded("fp32", 16, 100, 80, seeds=2), *spoilt, *seeded("bf16", 16, 150, 80, seeds=2)]
+    frame = cell_frame(rows)
+    assert set(frame["seed_batch_size"]) == {16}
+    found = recommend(rows)
+    assert {line["seed_batch_size"] for line in page_lines(found.page)} == {16}
+    if flaw != "flag":  # what is flagged has room all the same
+        plain = [
+            line for line in page_lines(view("largest-batch", *rows)) if line["variant"] == "fp32"
+        ]
+        assert {line["largest_batch"] for line in plain} == {16}
+
+
+# What a verdict is held to.
+
+
+def test_quality_no_better_than_without_training_is_not_shown_to_cost_nothing() -> None:
+    rows = [
+        *seeded("fp32", 16, 100, 198),
+        *seeded("tf32", 16, 120, 198),
+        *seeded("bf16", 16, 150, 200.5),  # mean colour has 200
+    ]
+    found = recommend(rows)
+    assert line_of(found, "bf16")["mse_ratio"] < 1.02
+    assert chosen(found) == "tf32 at batch 16"
+
+
+def test_speed_is_held_to_its_own_margin() -> None:
+    rows = [*FP32, *seeded("bf16", 16, 110, 80)]
+    for margin in (0.02, 0.5):
+        line = line_of(recommend(rows, margin=margin), "bf16")
+        assert (line["ratio_verdict"], line["costs_no_quality"]) == ("faster", True)
+
+
+def test_what_was_not_asked_for_takes_more_to_be_told() -> None:
+    # Alone, their ratio would be shown; of 15 pairs, some are as far apart by chance.
+    rows = [*in_rounds("fp32", 16, 50, NEAR[:5])]
+    rows += in_rounds("tf32", 16, 100, NEAR[:5])
+    rows += scattering("bf16", 116)
+    for variant in ("bf16+compile", "fp32+compile", "fp32+channels_last"):
+        rows += in_rounds(variant, 16, 40, NEAR[:5])
+    alone = [row for row in rows if row.trial.variant in ("tf32", "bf16")]
+    assert "Not shown to be faster than" not in recommend(alone).page.verdict
+    (choice,) = recommend(rows).choices
+    assert choice.configuration.label == "bf16 at batch 16"
+    assert choice.sentence.endswith("Not shown to be faster than tf32 at batch 16.")

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import signal
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +52,9 @@ def test_a_cell_with_too_few_rounds_leaves_it_open_and_failed_ones_are_left_out(
     assert widest_interval(crashed, PLAIN, 10) is None
 
 
-@pytest.mark.parametrize("target", [0.015, 0.02, 0.025, 0.03, 0.04, 0.05])
-def test_intervals_cover_the_truth_also_when_measuring_stops_as_they_become_narrow(
-    target: float,
-) -> None:
+@cache
+def coverage(target: float) -> float:
+    """How often an interval holds the truth where measuring stops as it becomes so narrow."""
     random = np.random.default_rng(0)
     covered = []
     for _ in range(2000):
@@ -64,7 +64,19 @@ def test_intervals_cover_the_truth_also_when_measuring_stops_as_they_become_narr
             rounds += 1
         found = estimate(logs[: rounds + CONFIRMING_ROUNDS])
         covered.append(found.low <= 1 <= found.high)
-    assert np.mean(covered) >= 0.93
+    return float(np.mean(covered))
+
+
+@pytest.mark.parametrize("target", [0.015, 0.02, 0.025, 0.03, 0.04, 0.05])
+def test_intervals_cover_the_truth_also_when_measuring_stops_as_they_become_narrow(
+    target: float,
+) -> None:
+    assert coverage(target) >= 0.93
+
+
+def test_who_stops_at_once_stops_where_the_scatter_happens_to_be_small() -> None:
+    # With no round to confirm they cover 93.1 % at these widths, with one 93.6 %, with two 94.3 %.
+    assert (coverage(0.02) + coverage(0.025)) / 2 >= 0.94
 
 
 def run(folder: Path, **asked: Any) -> tuple[Recorder, Run]:
