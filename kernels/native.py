@@ -4,6 +4,7 @@ import ctypes
 import functools
 import hashlib
 import os
+import secrets
 import shutil
 import subprocess
 import tempfile
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from kernels import lab
-from kernels.cache import cache_folder
+from kernels.cache import open_compiled_folder, open_trusted
 
 SOURCE: Final = Path(__file__).with_name("lab.cpp")
 
@@ -33,6 +34,8 @@ FLAGS: Final = (
 )
 
 TIMEOUT_S: Final = 120
+
+_FUNCTIONS: Final = ("rgb_to_lab", "lab_to_rgb")
 
 
 @functools.cache
@@ -53,17 +56,22 @@ def library() -> Any | None:
 @functools.cache
 def _load() -> Any | str:
     """The library, or why there is none."""
-    name = os.environ.get("CXX", "g++")
+    name = os.environ.get("CXX") or "g++"
     compiler = shutil.which(name)
     if compiler is None:
         return f"{name!r} (CXX): no such program"
     try:
-        path = _compiled(compiler)
         try:
-            return ctypes.CDLL(str(path))
-        except OSError:  # what is kept is damaged
-            path.unlink()
-            return ctypes.CDLL(str(_compiled(compiler)))
+            folder = open_compiled_folder(make=True)
+        except PermissionError as error:  # what lies there may be anybody's
+            words = f"{error.filename} {error.strerror}; compiling for this process alone"
+            warnings.warn(words, RuntimeWarning, stacklevel=3)
+            with tempfile.TemporaryDirectory() as private:
+                return _opened(str(_compile(compiler, Path(private))))
+        try:
+            return _kept(compiler, folder)
+        finally:
+            os.close(folder)
     except (OSError, subprocess.SubprocessError) as error:
         told = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
         return next((line for line in told if "error" in line), told[0])
@@ -75,27 +83,68 @@ def lack() -> str | None:
     return found if isinstance(found, str) else None
 
 
-def _compiled(compiler: str) -> Path:
-    """Path of the shared library, compiled unless a process has done so before."""
-    source = _constants() + SOURCE.read_text()
+def _kept(compiler: str, folder: int) -> Any:
+    """The library, compiled unless a process has done so before.
+
+    Args:
+        compiler: Its path.
+        folder: An open one, to which others cannot write.
+    """
+    name = library_name(compiler)
+    try:
+        return _opened_in(folder, name)
+    except OSError:  # not there, another user's or damaged
+        with tempfile.TemporaryDirectory() as scratch:
+            content = _compile(compiler, Path(scratch)).read_bytes()
+        partial = f"{secrets.token_hex(8)}.partial"
+        fd = os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600, dir_fd=folder)
+        with os.fdopen(fd, "wb") as file:
+            file.write(content)
+        os.rename(partial, name, src_dir_fd=folder, dst_dir_fd=folder)
+        return _opened_in(folder, name)
+
+
+def _opened_in(folder: int, name: str) -> Any:
+    # Left open: the loader knows libraries by their path, and the number must not be another's.
+    fd = open_trusted(name, os.O_RDONLY, dir_fd=folder)
+    return _opened(f"/proc/self/fd/{fd}")
+
+
+def _opened(path: str) -> Any:
+    library = ctypes.CDLL(path)
+    if missing := [name for name in _FUNCTIONS if not hasattr(library, name)]:
+        raise OSError(f"{path} has no {missing[0]}")
+    return library
+
+
+def library_name(compiler: str) -> str:
+    """File name of the shared library: one for each source, compiler, flags and processor.
+
+    A cache may be shared by machines, and what `native` is differs between them.
+    """
     version = subprocess.run(
         [compiler, "--version"], capture_output=True, text=True, check=True, timeout=TIMEOUT_S
     ).stdout
-    # A cache may be shared by machines: what `native` is differs between them.
-    told = "\n".join((source, version, " ".join(FLAGS), _cpu()))
-    folder = cache_folder()
-    path = folder / f"lab-{hashlib.sha256(told.encode()).hexdigest()[:16]}.so"
-    if path.exists():
-        return path
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        made = Path(scratch) / "lab.so"
-        command = [compiler, *FLAGS, "-x", "c++", "-", "-o", str(made)]
-        subprocess.run(
-            command, input=source, capture_output=True, text=True, check=True, timeout=TIMEOUT_S
-        )
-        made.replace(path)
-    return path
+    told = "\n".join((_source(), version, " ".join(FLAGS), _cpu()))
+    return f"lab-{hashlib.sha256(told.encode()).hexdigest()[:16]}.so"
+
+
+def _compile(compiler: str, folder: Path) -> Path:
+    """Compiles the library in a folder that belongs to this process alone."""
+    made = folder / "lab.so"
+    subprocess.run(
+        [compiler, *FLAGS, "-x", "c++", "-", "-o", str(made)],
+        input=_source(),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=TIMEOUT_S,
+    )
+    return made
+
+
+def _source() -> str:
+    return _constants() + SOURCE.read_text()
 
 
 def _constants() -> str:

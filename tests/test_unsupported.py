@@ -187,6 +187,8 @@ def test_compiling_for_a_cpu_needs_a_compiler(
     compiler = tmp_path / "g++"
     compiler.touch(mode=0o755)
     assert unsupported(variant, CPU) is None
+    monkeypatch.setenv("CXX", "")
+    assert unsupported(variant, CPU) is None
     monkeypatch.setenv("CXX", "clang++-99")
     assert unsupported(variant, CPU) == reason.format("clang++-99")
     monkeypatch.setenv("CXX", str(compiler))

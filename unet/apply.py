@@ -127,7 +127,7 @@ def _unsupported_on_cpu(variant: Variant, device: torch.device) -> str | None:
         return "cuDNN works on NVIDIA GPUs only"
     if variant.compile is Compile.REDUCE_OVERHEAD:
         return "reduce-overhead runs the network as CUDA graphs, which a CPU has not"
-    compiler = os.environ.get("CXX", "g++")
+    compiler = os.environ.get("CXX") or "g++"
     if shutil.which(compiler) is None:
         lack = f"needs a C++ compiler on a CPU, and there is no {compiler!r} (CXX)"
         if variant.compile is not Compile.EAGER:
