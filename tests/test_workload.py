@@ -1,3 +1,4 @@
+import errno
 import itertools
 import os
 import subprocess
@@ -11,6 +12,7 @@ from PIL import Image
 
 from bench.trial import Scalar
 from bench.workload import Workload, load_object
+from kernels.cache import COMPILED
 from unet.colorize import ColorizationTask
 from unet.constants import AB_SCALE
 from unet.model import UNet, UNetConfig
@@ -233,14 +235,38 @@ def test_what_is_no_folder_of_images_is_told_in_one_line(tmp_path: Path) -> None
     assert refusal(settings(data="")).startswith(f"data '': {expected}")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may look everywhere")
-def test_a_folder_that_may_not_be_listed_is_told_by_name(folder: Path) -> None:
-    closed = folder / "deeper"
-    closed.chmod(0)
-    try:
-        assert refusal(of(folder)).endswith(f"{closed}: Permission denied")
-    finally:
-        closed.chmod(0o700)
+def test_a_folder_below_that_may_not_be_listed_is_refused_or_left_out(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed, scan = folder / "deeper", os.scandir
+
+    def scandir(path: str | Path) -> "os._ScandirIterator[str]":
+        if Path(path) == closed:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scan(str(path))
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    message = refusal(of(folder))
+    assert "deeper/ (Permission denied)" in message
+    assert "--skip-bad-frames" in message
+    data = COLORIZATION.prepare(of(folder, bad_frames="skip"), lambda done, total: None)
+    assert (data.provenance["skipped"], data.provenance["frames"]) == (1, 20)
+    (note,) = data.notes
+    assert "deeper/" in note
+
+
+def test_a_folder_for_compiled_kernels_that_others_can_write_to_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UNET_BENCH_CACHE", str(tmp_path))
+    asked = settings(frames=40, image_size=16, gap=2)
+    assert COLORIZATION.prepare(asked, lambda done, total: None).notes == ()
+    compiled = tmp_path / COMPILED
+    compiled.mkdir()
+    compiled.chmod(0o777)
+    (note,) = COLORIZATION.prepare(asked, lambda done, total: None).notes
+    assert str(compiled) in note
+    assert "UNET_BENCH_CACHE" in note
 
 
 def test_images_that_are_few_say_what_to_change(folder: Path) -> None:

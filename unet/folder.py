@@ -1,5 +1,6 @@
 """Frames of a folder: which files they are, in which order, and their pixels."""
 
+import ctypes
 import functools
 import hashlib
 import io
@@ -11,9 +12,10 @@ import warnings
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -67,7 +69,21 @@ class Frame:
     has_color: bool
 
 
-def scan_folder(folder: str) -> tuple[list[str], int]:
+class Scan(NamedTuple):
+    """What is in a folder and the folders below it.
+
+    Attributes:
+        names: Paths of the images relative to the folder, parted by `/`, in no order.
+        ignored: Number of other files.
+        unlisted: Why folders below it cannot be listed, by their paths relative to it.
+    """
+
+    names: list[str]
+    ignored: int
+    unlisted: dict[str, str]
+
+
+def scan_folder(folder: str) -> Scan:
     """The images in a folder and the folders below it, by the suffixes that Pillow can decode.
 
     Nothing is opened, so that 100,000 files take no second. What begins with a dot is passed
@@ -76,41 +92,44 @@ def scan_folder(folder: str) -> tuple[list[str], int]:
     Args:
         folder: The folder, as the user gave it.
 
-    Returns:
-        Their paths relative to the folder, parted by `/`, in no order; and the number of other
-        files.
-
     Raises:
-        OSError: The folder, or one below it, cannot be listed; `filename` says which.
+        OSError: The folder cannot be listed.
     """
     formats = _formats()
     suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in formats}
-    frames: list[str] = []
+    names: list[str] = []
     ignored = 0
+    unlisted: dict[str, str] = {}
     entered = set()
     to_do = [""]
     while to_do:
         below = to_do.pop()
         path = Path(folder, below)
-        with os.scandir(path if below else folder) as entries:
-            identity = path.stat()
-            if (identity.st_dev, identity.st_ino) in entered:
-                continue
-            entered.add((identity.st_dev, identity.st_ino))
-            folders = []
-            for entry in entries:
-                hidden = entry.name.startswith(".")
-                _, dot, suffix = entry.name.lower().rpartition(".")
-                if _is_folder(entry):
-                    if not hidden:
-                        folders.append(f"{below}{entry.name}/")
-                elif hidden or dot + suffix not in suffixes:
-                    ignored += 1
-                else:
-                    frames.append(below + entry.name)
+        try:
+            with os.scandir(path if below else folder) as opened:
+                entries, identity = list(opened), path.stat()
+        except OSError as error:
+            if not below:
+                raise
+            unlisted[below] = error.strerror or str(error)
+            continue
+        if (identity.st_dev, identity.st_ino) in entered:
+            continue
+        entered.add((identity.st_dev, identity.st_ino))
+        folders = []
+        for entry in entries:
+            hidden = entry.name.startswith(".")
+            _, dot, suffix = entry.name.lower().rpartition(".")
+            if _is_folder(entry):
+                if not hidden:
+                    folders.append(f"{below}{entry.name}/")
+            elif hidden or dot + suffix not in suffixes:
+                ignored += 1
+            else:
+                names.append(below + entry.name)
         # The order decides by which of several links a folder is known.
         to_do.extend(sorted(folders, reverse=True))
-    return frames, ignored
+    return Scan(names, ignored, unlisted)
 
 
 def natural_key(path: str) -> tuple[object, ...]:
@@ -288,9 +307,20 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
+@functools.cache
+def _silence_libtiff() -> None:
+    """Takes from libtiff its way to print errors, as Pillow does with its warnings."""
+    with Path("/proc/self/maps").open() as maps:
+        found = re.search(r"/.*/libtiff[^/\n]*$", maps.read(), re.MULTILINE)
+    if found:
+        with suppress(OSError, AttributeError):  # another one by that name: it goes on printing
+            ctypes.CDLL(found[0]).TIFFSetErrorHandler(None)
+
+
 @contextmanager
 def _silence() -> Iterator[None]:
     """Nothing that Pillow remarks on damaged files is printed: they are reported by name."""
+    _silence_libtiff()
     logger, handler = logging.getLogger("PIL"), logging.NullHandler()
     logger.addHandler(handler)
     try:

@@ -25,6 +25,7 @@ SPLITS = ("block", "random")
 _PROBES = 8  # frames that stand for the whole drive in its fingerprint
 _PROBE_SIZE = 32
 _DAY_S = 86_400
+_WAY_OUT = "UNET_BENCH_CACHE names another folder"
 _NAMED = 10  # unreadable frames that a message names
 
 
@@ -286,21 +287,30 @@ def _partial_file() -> Iterator[Path]:
         finally:
             partial.unlink(missing_ok=True)
     except OSError as error:
-        raise ValueError(f"frame cache {folder}: {error.strerror}") from None
+        raise ValueError(f"frame cache {folder}: {error.strerror}; {_WAY_OUT}") from None
 
 
 def _allocate(partial: Path, shape: tuple[int, ...]) -> np.memmap:
     needed, free = math.prod(shape), shutil.disk_usage(partial.parent).free
     if needed > free:  # told without taking the last byte from everybody
         raise ValueError(
-            f"frame cache {partial.parent}: needs {needed / 2**30:.1f} GiB for frames, and "
-            f"{free / 2**30:.1f} GiB are free"
+            f"frame cache {partial.parent}: needs {_in_units(needed)} for frames, and "
+            f"{_in_units(free)} are free; {_WAY_OUT}"
         )
     frames = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
     # A memory-mapped write to a full disk is a crash; claimed blocks make it an error.
     with partial.open("r+b") as file:
         os.posix_fallocate(file.fileno(), 0, partial.stat().st_size)
     return frames
+
+
+def _in_units(count: float) -> str:
+    """A number of bytes, for a message."""
+    for unit in ("bytes", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.4g} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"
 
 
 def _shorten(partial: Path, shape: tuple[int, ...]) -> None:

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from unet.folder import natural_key, scan_folder
+from kernels.cache import compiled_folder_problem
+from unet.folder import Scan, natural_key, scan_folder
 from unet.frames import (
     SPLITS,
     Cached,
@@ -147,7 +148,13 @@ class Colorization:
         self, settings: Mapping[str, Scalar], progress: Callable[[int, int], None]
     ) -> FrameSet:
         """Draws or decodes the frames once, into a cache that all trials share."""
-        size, notes = int(settings["image_size"]) + int(settings["crop_margin"]), []
+        size = int(settings["image_size"]) + int(settings["crop_margin"])
+        notes, unlisted = [], ()
+        if problem := compiled_folder_problem():
+            notes.append(
+                f"{problem}, so that each process compiles the Lab kernel anew; "
+                "UNET_BENCH_CACHE names another folder."
+            )
         if settings["data"] == DRIVE:
             count, seed = _count(settings), int(settings["data_seed"])
             fingerprint = fingerprint_drive(seed)
@@ -155,11 +162,14 @@ class Colorization:
             cached = Cached(path, count, fingerprint)
         else:
             folder, skip = str(settings["data"]), settings["bad_frames"] == "skip"
-            names, others = _images(settings)
-            chosen = sorted(names, key=natural_key)[: int(settings["frames"]) or None]
+            found = _images(settings)
+            chosen = sorted(found.names, key=natural_key)[: int(settings["frames"]) or None]
             cached = cache_images(folder, chosen, size, LEAST_FRAMES, skip, progress)
-            if others:
-                notes.append(f"Files in {printable(folder)} that are no images: {others}.")
+            unlisted = tuple(map(printable, found.unlisted))
+            if found.ignored:
+                notes.append(f"Files in {printable(folder)} that are no images: {found.ignored}.")
+            if unlisted:
+                notes.append(f"Folders left out, which cannot be listed: {name_some(unlisted)}.")
             if cached.skipped:
                 notes.append(f"Unreadable frames left out: {name_some(cached.skipped)}.")
             if cached.colorless:
@@ -169,7 +179,7 @@ class Colorization:
             "source": DRIVE if settings["data"] == DRIVE else "folder",  # which may be moved
             "fingerprint": cached.fingerprint,
             "frames": cached.count,
-            "skipped": len(cached.skipped),
+            "skipped": len(cached.skipped) + len(unlisted),
             "split": str(settings["split"]),
             "gap": int(settings["gap"]),
             "train_frames": len(train),
@@ -178,24 +188,31 @@ class Colorization:
         return FrameSet(cached.path, len(train), provenance, tuple(notes))
 
 
-def _images(settings: Mapping[str, Scalar]) -> tuple[list[str], int]:
-    """Images of the folder, in no order, and its number of other files."""
+def _images(settings: Mapping[str, Scalar]) -> Scan:
+    """What is in the folder, if it is enough."""
     folder, asked = str(settings["data"]), int(settings["frames"])
     try:
-        names, others = scan_folder(folder)
+        found = scan_folder(folder)
     except OSError as error:
         raise ValueError(
             f"data {folder!r}: expected {DRIVE!r} or a folder of frames; "
             f"{printable(str(error.filename))}: {error.strerror}"
         ) from None
-    if len(names) < LEAST_FRAMES:
+    count = len(found.names)
+    if found.unlisted and settings["bad_frames"] != "skip":
+        named = [f"{printable(name)} ({reason})" for name, reason in found.unlisted.items()]
         raise ValueError(
-            f"data {folder!r}: expected at least {LEAST_FRAMES} images, found {len(names)} "
-            f"and {others} other files"
+            f"data {folder!r}: folders in it cannot be listed; --skip-bad-frames goes on without "
+            f"them: {name_some(named)}"
         )
-    if asked > len(names):
-        raise ValueError(f"frames {asked}: there are only {len(names)} in {folder!r}")
-    return names, others
+    if count < LEAST_FRAMES:
+        raise ValueError(
+            f"data {folder!r}: expected at least {LEAST_FRAMES} images, found {count} "
+            f"and {found.ignored} other files"
+        )
+    if asked > count:
+        raise ValueError(f"frames {asked}: there are only {count} in {folder!r}")
+    return found
 
 
 def _count(settings: Mapping[str, Scalar]) -> int:
@@ -203,8 +220,8 @@ def _count(settings: Mapping[str, Scalar]) -> int:
     asked = int(settings["frames"])
     if settings["data"] == DRIVE:
         return asked or DRIVE_FRAMES
-    names, _ = _images(settings)
-    return asked or len(names)
+    found = _images(settings)
+    return asked or len(found.names)
 
 
 def _parts(settings: Mapping[str, Scalar], count: int) -> tuple[np.ndarray, np.ndarray]:
