@@ -31,6 +31,10 @@ MARKS = len(PHASES) + 1
 """Of a step: where it begins, and where each of its phases ends."""
 
 
+_ELSEWHERE = "Traceback (most recent call last):"
+"""Begins the traceback of another process in an exception's text."""
+
+
 class StepClock(Protocol):
     """Marks the boundaries of phases and tells their lengths after the last step."""
 
@@ -388,9 +392,19 @@ def _traceback() -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """What an exception says, in a line."""
+    """What an exception says, in a line; of one that passes on another, what that one says."""
     error = getattr(error, "inner_exception", error)  # torch.compile's own says nothing
-    lines = str(error).strip().splitlines() or [""]
+    text = str(error).strip()
+    if "exited unexpectedly" in text and isinstance(error.__cause__, RuntimeError):
+        error, text = error.__cause__, str(error.__cause__)  # by which signal
+    if _ELSEWHERE in text:  # of a data loader's worker
+        lines = text.rpartition(_ELSEWHERE)[2].splitlines()
+        return next((line for line in lines if line and not line[0].isspace()), lines[0])
+    lines = text.splitlines() or [""]
     # A compiler's own words come late, and tell more than "C++ compile error".
-    first = next(filter(memory_budget.says_out_of_memory, lines), lines[0]).strip()
+    telling = [memory_budget.says_out_of_memory]
+    if lines[0].endswith("compile error"):
+        telling.append(lambda line: "error: " in line)
+    found = (line for tells in telling for line in lines if tells(line))
+    first = next(found, lines[0]).strip()
     return f"{type(error).__name__}: {first}" if first else type(error).__name__

@@ -1,6 +1,9 @@
+import errno
 import io
 import itertools
 import json
+import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -339,3 +342,51 @@ def test_a_clock_tells_what_the_device_did_between_its_marks(kind: str) -> None:
     # Two clocks over the same seconds, and the same work twice.
     assert first + second + third == pytest.approx(took_s, rel=0.05)
     assert second == pytest.approx(2 * (first + third), rel=0.25)
+
+
+# What an exception says, in a line.
+
+
+class Broken(torch.utils.data.Dataset[int]):
+    """What a data loader's worker cannot read."""
+
+    def __init__(self, fault: str) -> None:
+        self.fault = fault
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> int:
+        if self.fault == "signal":
+            os.kill(os.getpid(), signal.SIGBUS)
+        raise OSError(errno.ENOSPC, "No space left on device\nin two lines")
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [("raise", "OSError: [Errno 28] No space left on device"), ("signal", "Bus error")],
+)
+def test_of_a_data_loaders_worker_its_own_error_is_told(fault: str, expected: str) -> None:
+    loader = torch.utils.data.DataLoader(
+        Broken(fault), num_workers=1, multiprocessing_context="fork"
+    )
+    with pytest.raises((OSError, RuntimeError)) as caught:
+        list(loader)
+    line = worker.one_line(caught.value)
+    assert expected in line
+    assert len(line.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "C++ compile error\n\nCommand:\ng++ a b\n\ng++: fatal error: no a",
+            "g++: fatal error: no a",
+        ),
+        ("C++ compile error\n\nCommand:\ng++ a b", "C++ compile error"),
+        ("it is broken\nan error: this one", "it is broken"),
+    ],
+)
+def test_of_a_compiler_its_own_words_are_told(text: str, expected: str) -> None:
+    assert worker.one_line(RuntimeError(text)) == f"RuntimeError: {expected}"
