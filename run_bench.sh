@@ -8,6 +8,10 @@
 #
 # UNET_BENCH_PYTHON=PYTHON uses that interpreter as it is and installs nothing.
 set -euo pipefail
+# A standard stream that is closed is opened, or the next file would get its number.
+{ : <&0; } 2>/dev/null || exec 0</dev/null
+{ : >&1; } 2>/dev/null || exec 1>/dev/null
+{ : >&2; } 2>/dev/null || exec 2>/dev/null
 here=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")" && pwd)
 venv=$here/.venv
 

@@ -23,6 +23,7 @@ from bench.commands import (
 )
 from bench.events import discard
 from bench.output import Output
+from bench.startup import stop_signals
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -31,12 +32,12 @@ def main(words: Sequence[str] | None = None) -> None:
     With 0 fine, 1 failed, 2 the caller's mistake, 3 a gate inconclusive, 130 interrupted.
     """
     errors = Output(stderr=True)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+    for number in stop_signals():
+        signal.signal(number, signal.default_int_handler)
     try:
         options = parsers.parse(list(sys.argv[1:] if words is None else words))
         code = COMMANDS[options.command](options)
-        if sys.stdout is not None:  # it may be closed
-            sys.stdout.flush()
+        sys.stdout.flush()
     except ValueError as error:
         errors.print(f"unet-bench: {error}", markup=False, highlight=False, soft_wrap=True)
         code = EXIT_MISTAKE

@@ -100,13 +100,16 @@ class ForkServer:
 
     Args:
         preload: Modules the server imports before it forks.
+        temporary: Their folder for temporary files; `None` for the parent's.
     """
 
-    def __init__(self, preload: tuple[str, ...]) -> None:
+    def __init__(self, preload: tuple[str, ...], temporary: Path | None = None) -> None:
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         # numpy's BLAS starts threads at import, and threads do not survive a fork; torch brings
         # its own.
         environ = {"OPENBLAS_NUM_THREADS": "1", **os.environ}
+        if temporary:
+            environ["TMPDIR"] = str(temporary)
         environ["PYTHONPATH"] = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
         with theirs:
             self._process = subprocess.Popen(

@@ -19,6 +19,8 @@ from bench.budget import says_out_of_memory
 from bench.environment import cpus_allowed
 from bench.forkserver import Child, EventReader, ForkServer, ServerGoneError
 from bench.monitor import INTERVAL_S, Monitor, Reading, Sample, cpu_percent, oom_kills
+from bench.scratch import ScratchFolder
+from bench.startup import stop_signals
 from bench.steps import StepBoard
 from bench.trial import Status, Trial, TrialResult
 from bench.workload import Data
@@ -41,7 +43,7 @@ class Listener(Protocol):
 
 
 class StopRequest:
-    """Turns Ctrl-C and SIGTERM into a flag and a readable file descriptor.
+    """Turns Ctrl-C, SIGTERM and SIGHUP into a flag and a readable file descriptor.
 
     Nothing is interrupted halfway: who waits also waits for `fd`, and ends in good order.
     Use as a context manager, in the main thread.
@@ -52,10 +54,7 @@ class StopRequest:
         self.fd, self._write_fd = os.pipe()
 
     def __enter__(self) -> "StopRequest":
-        self._before = {
-            number: signal.signal(number, self._handle)
-            for number in (signal.SIGINT, signal.SIGTERM)
-        }
+        self._before = {number: signal.signal(number, self._handle) for number in stop_signals()}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -100,8 +99,8 @@ class Runner:
         self._task = task
         self._timeout_s = timeout_s
         self._server: ForkServer | None = None
-        self._folder = tempfile.TemporaryDirectory(prefix="unet-bench-", ignore_cleanup_errors=True)
-        self._board_path = Path(self._folder.name) / "board"
+        self._folder = ScratchFolder()
+        self._board_path = self._folder.path / "board"
         self._board = StepBoard.create(self._board_path)
 
     def __enter__(self) -> "Runner":
@@ -109,7 +108,7 @@ class Runner:
 
     def __exit__(self, *_: object) -> None:
         self.new_round()
-        self._folder.cleanup()
+        self._folder.remove()
 
     def new_round(self) -> None:
         """Ends the process that trials are forked from; the next trial starts another."""
@@ -192,7 +191,7 @@ class Runner:
             again: Whether another round of the same cell is to come, which finds the cache filled.
             previews: The folder for pictures of what was learnt, and of how many samples.
         """
-        cache = Path(self._folder.name) / trial.cell.key
+        cache = self._folder.path / trial.cell.key
         request = {
             "trial": trial.to_json(),
             "task": self._task,
@@ -263,7 +262,10 @@ class Runner:
     def _running_server(self) -> ForkServer:
         if self._server is None:
             module = self._task.partition(":")[0]
-            self._server = ForkServer(preload=("bench.worker", module))
+            # Beyond it torch looks for compiled code where any user may have put some first.
+            temporary = self._folder.path / "tmp"
+            temporary.mkdir(exist_ok=True)
+            self._server = ForkServer(("bench.worker", module), temporary)
         return self._server
 
     @contextlib.contextmanager

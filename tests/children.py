@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import IO, Any
@@ -28,6 +29,7 @@ def answer(request: dict[str, Any], pipe: IO[bytes]) -> None:
         state=STATE,
         leak=os.environ.get("UNET_BENCH_TEST_LEAK"),
         folder=str(Path.cwd()),
+        temporary=tempfile.gettempdir(),
         hash=hash("a text"),
     )
 

@@ -266,14 +266,20 @@ class CommandLine:
     """`python -m bench ...` in a process of its own, all of whose processes can be found."""
 
     def __init__(
-        self, *arguments: str | Path, program: tuple[str, ...] = ("-m", "bench"), **options: Any
+        self,
+        *arguments: str | Path,
+        program: tuple[str, ...] = ("-m", "bench"),
+        variables: Mapping[str, str] | None = None,
+        streams: int | None = None,
+        **options: Any,
     ) -> None:
         self.mark = uuid.uuid4().hex
         self.process = subprocess.Popen(
             [sys.executable, *program, *map(str, arguments)],
             cwd=REPOSITORY,
-            env={**os.environ, MARK: self.mark},
-            stdout=subprocess.PIPE,
+            env={**os.environ, **(variables or {}), MARK: self.mark},
+            stdin=streams,
+            stdout=subprocess.PIPE if streams is None else streams,
             stderr=subprocess.STDOUT,
             text=True,
             **options,

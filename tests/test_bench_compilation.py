@@ -56,7 +56,7 @@ class Watched(Runner):
         return result
 
     def caches(self) -> list[Path]:
-        return [path for path in Path(self._folder.name).iterdir() if path.is_dir()]
+        return [path for path in self._folder.path.iterdir() if path.is_dir()]
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def rounds(tmp_path_factory: pytest.TempPathFactory) -> Rounds:
                 run(runner, variant, Listening(on_phase), settings=slow, round=round_)
                 for variant, round_ in (("none+compile", 0), ("none+compile", 1), ("none+eager", 0))
             )
-            folder = Path(runner._folder.name)
+            folder = runner._folder.path
             assert len(runner.caches()) == 1  # one for both rounds, none for eager execution
     return Rounds(first, second, eager, runner.attempts, cache, folder, processes)
 

@@ -131,7 +131,7 @@ def test_a_trial_that_takes_too_long_is_killed(
     assert run(runner, "none").status is Status.OK
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_to_the_parent_ends_the_trial_under_way(
     runner: Runner, number: signal.Signals
 ) -> None:
@@ -242,6 +242,12 @@ def test_a_server_that_is_killed_between_two_trials_costs_one_of_them(runner: Ru
     assert run(runner, "none").status is Status.CRASH
     assert servers() == []
     assert run(runner, "none").status is Status.OK
+
+
+def test_temporary_files_of_its_processes_are_kept_from_others(runner: Runner) -> None:
+    temporary = Path(runner.ask("tests.children:answer", {})["temporary"])
+    assert temporary.is_relative_to(runner._folder.path)
+    assert runner._folder.path.stat().st_mode & 0o777 == 0o700
 
 
 def test_an_answer_may_be_longer_than_a_pipe_holds(runner: Runner) -> None:
