@@ -204,6 +204,7 @@ class CpuBudget:
             self._tracked = True
         except OSError:  # some sandboxes have no such file: the parent's samples must do
             self._tracked = False
+        self._peak_before = read_proc_status()["VmPeak"]
 
     def peak(self) -> dict[str, int | None]:
         """Peak of anonymous resident memory, tracked by the kernel, not sampled.
@@ -213,12 +214,18 @@ class CpuBudget:
         """
         now = read_proc_status()
         peak = now["VmHWM"] - now["RssFile"] - now["RssShmem"]
+        # The kernel keeps a peak of all address space only, and never forgets it. What of it is not
+        # private writable memory is libraries and files, mapped early and for good.
+        peak_data = now["VmData"] + now["VmPeak"] - now["VmSize"]
+        if self._tracked and now["VmPeak"] == self._peak_before:
+            # That peak is from before the reset: while threads start and libraries are loaded,
+            # address space is reserved and given back. Since then, at the resident peak there was
+            # beside it what is only reserved.
+            peak_data = min(peak_data, peak + now["VmData"] - now["RssAnon"])
         return {
             "peak_bytes": peak if self._tracked else None,
             "vm_data_bytes": now["VmData"],
-            # The kernel keeps a peak of all address space only. What of it is not private writable
-            # memory is libraries and files, mapped early and for good.
-            "peak_vm_data_bytes": now["VmData"] + now["VmPeak"] - now["VmSize"],
+            "peak_vm_data_bytes": peak_data,
         }
 
     def lift(self) -> None:

@@ -3,6 +3,7 @@
 What a machine does not let one read is said to be unreadable, never to be fine.
 """
 
+import math
 import os
 import shutil
 import time
@@ -15,8 +16,11 @@ from typing import Any
 import psutil
 import pynvml
 
+from bench import cgroup
 from bench.budget import DEFAULT_BUDGET_BYTES, format_bytes
+from bench.cgroup import PROC
 from bench.environment import cpus_allowed
+from bench.monitor import machine_s
 
 SYSFS = Path("/sys")
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 (what is looked at, not what is written to)
@@ -36,6 +40,10 @@ _THROTTLES = {
     "nvmlClocksEventReasonHwPowerBrakeSlowdown": "power brake",
 }
 """NVML's reasons for lower clocks that are none of the user's own; see nvmlClocksEventReasons."""
+
+
+_FIRST_PID_NAMESPACE = 0xEFFFFFFC
+"""Inode of the namespace that holds all processes of the machine; see linux/proc_ns.h."""
 
 
 class State(StrEnum):
@@ -79,7 +87,11 @@ def machine(environment: Mapping[str, Any]) -> str:
 
 
 def examine(
-    device: str, note: str | None, free_bytes: int, gpu: Mapping[str, Any] | None
+    device: str,
+    note: str | None,
+    free_bytes: int,
+    threads: int,
+    gpu: Mapping[str, Any] | None,
 ) -> list[Finding]:
     """Looks at everything; takes a second.
 
@@ -87,18 +99,20 @@ def examine(
         device: Where one would measure: `cpu` or `cuda:N`.
         note: What torch says of a GPU that it cannot use; `None` if there is nothing to say.
         free_bytes: Memory that is free there.
+        threads: How many torch computes with on a CPU.
         gpu: Of `bench.monitor.NvmlDevice.describe`, empty where it cannot be read; `None` on a CPU.
     """
     return [
         *processes(),
         quota(),
+        thread_count(threads),
         governor(),
         throttling(),
         memory(device, free_bytes),
         shared_memory(),
         compiler(device),
         *([hidden_gpu(note)] if note else []),
-        *(graphics(gpu) if gpu is not None else ()),
+        *(graphics(gpu, sees_all_processes()) if gpu is not None else ()),
     ]
 
 
@@ -109,12 +123,12 @@ def processes(watch: Callable[[float], None] = time.sleep) -> Iterator[Finding]:
         watch: Waits for so many seconds.
     """
     cpus, own = cpus_allowed(), psutil.Process()
-    before, own_before = _machine_s(), sum(own.cpu_times()[:2])
+    before, own_before = machine_s(), sum(own.cpu_times()[:2])
     used_before, began_s = _cpu_s(), time.monotonic()
     watch(_WATCHED_S)
     took_s = time.monotonic() - began_s
-    after, own_s = _machine_s(), sum(own.cpu_times()[:2]) - own_before
-    spent = {name: after[name] - before[name] for name in after}
+    after, own_s = machine_s(), sum(own.cpu_times()[:2]) - own_before
+    spent = {name: after[name] - before[name] for name in after} if before and after else {}
     if not sum(spent.values()):  # some sandboxes do not count
         yield Finding("other processes", State.UNREADABLE)
         yield Finding("stolen time", State.UNREADABLE)
@@ -141,21 +155,6 @@ def processes(watch: Callable[[float], None] = time.sleep) -> Iterator[Finding]:
     )
 
 
-def _machine_s() -> dict[str, float]:
-    """Seconds so far of the CPUs that this process may use: `busy`, `idle` and `stolen`."""
-    allowed = os.sched_getaffinity(0)
-    times = [one for number, one in enumerate(psutil.cpu_times(percpu=True)) if number in allowed]
-    kinds = {
-        "busy": ("user", "nice", "system", "irq", "softirq"),
-        "idle": ("idle", "iowait"),
-        "stolen": ("steal",),
-    }
-    return {
-        kind: sum(getattr(one, name, 0.0) for one in times for name in names)
-        for kind, names in kinds.items()
-    }
-
-
 def _cpu_s() -> dict[tuple[int, str], float]:
     """What every process has used so far."""
     used = {}
@@ -165,16 +164,13 @@ def _cpu_s() -> dict[tuple[int, str], float]:
     return used
 
 
-def quota(sysfs: Path = SYSFS) -> Finding:
-    """Whether a container may use fewer CPUs than it sees."""
-    cpus = cpus_allowed()
-    try:
-        limit, period = (sysfs / "fs/cgroup/cpu.max").read_text().split()
-    except (OSError, ValueError):
+def quota(proc: Path = PROC) -> Finding:
+    """Whether this process's control groups may use fewer CPUs than it sees."""
+    cpus, allowed = cpus_allowed(), cgroup.quota_cpus(proc)
+    if allowed is None:
         return Finding("CPU quota", State.UNREADABLE)
-    if limit == "max":
+    if allowed == math.inf:
         return Finding("CPU quota", State.FINE, "none")
-    allowed = int(limit) / int(period)
     return Finding(
         "CPU quota",
         State.DISTURBS if allowed < cpus else State.FINE,
@@ -182,6 +178,22 @@ def quota(sysfs: Path = SYSFS) -> Finding:
         f"threads wait for each other: limit the container to whole CPUs (taskset -c 0-"
         f"{max(0, int(allowed) - 1)})",
     )
+
+
+def thread_count(threads: int, proc: Path = PROC) -> Finding:
+    """Whether there is a CPU for each thread.
+
+    Args:
+        threads: How many torch computes with.
+        proc: Where procfs is mounted.
+    """
+    cpus, allowed = cpus_allowed(), cgroup.quota_cpus(proc)
+    text = f"{threads} for {min(cpus, math.inf if allowed is None else allowed):g} CPUs"
+    if threads > min(cpus, math.inf if allowed is None else allowed):
+        state = State.DISTURBS
+    else:
+        state = State.UNREADABLE if allowed is None else State.FINE
+    return Finding("threads", state, text, "they wait for each other: set OMP_NUM_THREADS to less")
 
 
 def governor(sysfs: Path = SYSFS) -> Finding:
@@ -219,14 +231,19 @@ def _read(file: Path) -> str:
         return ""
 
 
-def memory(device: str, free_bytes: int) -> Finding:
+def memory(device: str, free_bytes: int, proc: Path = PROC) -> Finding:
     """Whether the default budget is there."""
-    return Finding(
-        "memory",
-        State.FINE if free_bytes >= DEFAULT_BUDGET_BYTES else State.DISTURBS,
-        f"{format_bytes(free_bytes)} free on {device}",
-        f"less than the default budget of {format_bytes(DEFAULT_BUDGET_BYTES)}",
-    )
+    text = f"{format_bytes(free_bytes)} free on {device}"
+    state = State.FINE if free_bytes >= DEFAULT_BUDGET_BYTES else State.DISTURBS
+    if device == "cpu":
+        limit = cgroup.memory_limit_bytes(proc)
+        if limit is None:
+            text += ", the control groups' limits not read"
+            state = State.UNREADABLE if state is State.FINE else state
+        elif limit != math.inf:
+            text += f", within a control group's limit of {format_bytes(limit)}"
+    advice = f"less than the default budget of {format_bytes(DEFAULT_BUDGET_BYTES)}"
+    return Finding("memory", state, text, advice)
 
 
 def shared_memory(path: Path = SHARED_MEMORY) -> Finding:
@@ -263,44 +280,59 @@ def hidden_gpu(note: str) -> Finding:
     )
 
 
-def graphics(gpu: Mapping[str, Any]) -> Iterator[Finding]:
+def sees_all_processes(proc: Path = PROC) -> bool:
+    """Whether no container hides others' processes from this one, and from what NVML lists."""
+    try:
+        return (proc / "self/ns/pid").stat().st_ino == _FIRST_PID_NAMESPACE
+    except OSError:
+        return False
+
+
+def graphics(gpu: Mapping[str, Any], sees_all: bool) -> Iterator[Finding]:
     """What would disturb on a GPU.
 
     Args:
         gpu: Of `bench.monitor.NvmlDevice.describe`.
+        sees_all: Whether all processes of the machine can be seen from here.
     """
-    reasons = gpu.get("throttle_reasons")
-    names = {
-        words: None
-        for name, words in _THROTTLES.items()
-        if reasons is not None and reasons & getattr(pynvml, name)
-    }
-    yield _of_gpu(
-        "GPU throttling",
-        reasons,
-        bool(names),
-        ", ".join(names) or "none",
-        "see to power and cooling",
-    )
+    busy = gpu.get("gpu_percent")
+    yield _slowed(gpu.get("throttle_reasons"), busy)
     display = gpu.get("display_active")
-    yield _of_gpu(
-        "display",
-        display,
-        bool(display),
-        "on this card" if display else "none on this card",
-        "it takes memory and time of the card: use another for it, or none",
-    )
-    others = gpu.get("compute_processes")
-    yield _of_gpu(
-        "others on the GPU",
-        others,
-        bool(others),
-        f"{others or 'no'} processes",
-        "end them, or measure when they have ended",
-    )
+    text = "on this card" if display else "none on this card"
+    advice = "it takes memory and time of the card: use another for it, or none"
+    if display is None:
+        yield Finding("display", State.UNREADABLE)
+    else:
+        yield Finding("display", State.DISTURBS if display else State.FINE, text, advice)
+    yield _others(gpu.get("compute_processes"), busy, sees_all)
 
 
-def _of_gpu(name: str, read: object, disturbs: bool, text: str, advice: str) -> Finding:
-    if read is None:
+def _slowed(reasons: int | None, busy_percent: float | None) -> Finding:
+    """Whether the GPU's clocks are lower than they could be; only a GPU under load shows it."""
+    name, advice = "GPU throttling", "see to power and cooling"
+    if reasons is None:
         return Finding(name, State.UNREADABLE)
-    return Finding(name, State.DISTURBS if disturbs else State.FINE, text, advice)
+    words = {text: None for bit, text in _THROTTLES.items() if reasons & getattr(pynvml, bit)}
+    if words:
+        return Finding(name, State.DISTURBS, ", ".join(words), advice)
+    if not busy_percent or reasons & pynvml.nvmlClocksEventReasonGpuIdle:
+        return Finding(name, State.UNREADABLE, "while the GPU is idle")
+    return Finding(name, State.FINE, "none")
+
+
+def _others(processes: int | None, busy_percent: float | None, sees_all: bool) -> Finding:
+    """Whether others use the GPU, on which nothing of ours runs now.
+
+    Args:
+        processes: How many NVML lists; in a container it lists none, whatever runs.
+        busy_percent: NVML's utilization.
+        sees_all: Whether all processes of the machine can be seen from here.
+    """
+    name, advice = "others on the GPU", "end them, or measure when they have ended"
+    text = f"{processes or 'no'} processes" if processes or sees_all else "processes not listed"
+    if processes or (busy_percent or 0.0) > BUSY_PERCENT:
+        busy = "" if busy_percent is None else f", {busy_percent:g} % busy"
+        return Finding(name, State.DISTURBS, text + busy, advice)
+    if processes is None or not sees_all:
+        return Finding(name, State.UNREADABLE)
+    return Finding(name, State.FINE, text)

@@ -1,7 +1,7 @@
 """What this machine is, and what of it decides whether two rows may be compared."""
 
-import contextlib
 import hashlib
+import math
 import os
 import platform
 import shlex
@@ -13,6 +13,8 @@ from typing import Any
 
 import psutil
 import pynvml
+
+from bench import cgroup
 
 ROOT = Path(__file__).parent.parent
 """Where the packages are; in a checkout also the tests."""
@@ -59,6 +61,7 @@ def describe_host(command: list[str]) -> dict[str, Any]:
         "cpu_model": _cpu_model(),
         "cpu_flags": [flag for flag in _CPU_FLAGS if flag in _cpu_info("flags").split()],
         "cpus_allowed": cpus_allowed(),
+        "cpu_quota": cpu_quota(),
         "memory_bytes": psutil.virtual_memory().total,
         "malloc": _malloc(),
     }
@@ -106,7 +109,7 @@ def describe_device(device: str) -> dict[str, Any]:
     if device == "cpu":
         return found | {
             "device_name": _cpu_model(),
-            "free_bytes": _free_memory_bytes(),
+            "free_bytes": free_memory_bytes(),
             "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         }
     if not torch.cuda.is_available():
@@ -148,18 +151,17 @@ def cpus_allowed() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _free_memory_bytes() -> int:
-    """What this process may still take: of the machine's memory, and of its container's."""
-    free = psutil.virtual_memory().available
-    for limit, usage in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    ):
-        with contextlib.suppress(OSError, ValueError):  # no such group, or no limit ("max")
-            group = Path("/sys/fs/cgroup")
-            left = int((group / limit).read_text()) - int((group / usage).read_text())
-            free = min(free, left)
-    return free
+def cpu_quota() -> float | str | None:
+    """CPUs' time that the control groups may use; "none" without a quota, `None`: not readable."""
+    quota = cgroup.quota_cpus()
+    return "none" if quota == math.inf else quota
+
+
+def free_memory_bytes(proc: Path = cgroup.PROC) -> int:
+    """What this process may still take: of the machine's memory, and of its control groups'."""
+    free: float = psutil.virtual_memory().available
+    within = cgroup.free_memory_bytes(proc)
+    return int(free if within is None else min(free, within))
 
 
 def _why_no_cuda() -> str:

@@ -72,22 +72,32 @@ def sleep(request: dict[str, Any], pipe: IO[bytes]) -> None:
 
 
 def burn(request: dict[str, Any], pipe: IO[bytes]) -> None:
-    """Uses `cpu_s` of a core and `mib` of memory, here and in a grandchild, and stays."""
-    grandchild = 0
-    read_fd, write_fd = os.pipe()
-    if request["grandchild"]:
-        grandchild = os.fork()
+    """Uses `cpu_s` of a core and `mib` of memory, here and in `generations` below, and stays.
+
+    With `ends`, the generations below end when they are done.
+    """
+    depth, child, read_fd, write_fds = 0, 0, -1, list[int]()
+    while depth < request["generations"]:
+        read_fd, write_fd = os.pipe()
+        write_fds.append(write_fd)
+        if child := os.fork():
+            break
+        depth += 1
     block = bytearray(request["mib"] * MIB)
     for page in range(0, len(block), 4096):
         block[page] = 1
     while time.process_time() < request["cpu_s"]:
         pass
-    if request["grandchild"] and not grandchild:
-        os.write(write_fd, b"!")
-        time.sleep(3600)
-    if grandchild:
-        os.read(read_fd, 1)
-    send(pipe, cpu_s=time.process_time())
+    if child:
+        os.read(read_fd, 1)  # until those below are done
+        if request.get("ends"):
+            os.waitpid(child, 0)
+    if not depth:
+        send(pipe, cpu_s=time.process_time())
+    else:
+        os.write(write_fds[depth - 1], b"!")
+        if request.get("ends"):
+            os._exit(0)
     time.sleep(3600)
     del block
 
@@ -116,6 +126,65 @@ def fill_memory(request: dict[str, Any], pipe: IO[bytes]) -> None:
         )
 
 
+def compete(request: dict[str, Any], pipe: IO[bytes]) -> None:
+    """Is ready to run on one CPU only, all the time."""
+    os.sched_setaffinity(0, {request["cpu"]})
+    send(pipe, pid=os.getpid())
+    while True:
+        pass
+
+
+def watch_address_space(request: dict[str, Any], pipe: IO[bytes]) -> None:
+    """Reserves address space and gives it back, before a peak begins and then within it."""
+    import mmap
+
+    import torch
+
+    from bench.budget import enforce
+
+    budget = enforce("cpu", request["budget_bytes"])
+
+    def reserve() -> None:
+        mmap.mmap(-1, request["spike_bytes"], prot=mmap.PROT_READ).close()
+
+    def peak() -> int:
+        found = budget.peak()["peak_vm_data_bytes"]
+        assert found is not None
+        return found
+
+    reserve()
+    spike = peak()
+    budget.reset_peak()
+    before = peak()
+    block = torch.ones(64 * MIB, dtype=torch.uint8)
+    del block
+    small = peak()
+    block = torch.ones(request["spike_bytes"] + 64 * MIB, dtype=torch.uint8)
+    del block
+    large = peak()
+    send(pipe, spike=spike, before=before, small=small, large=large)
+
+
+def limit_below_the_budget(request: dict[str, Any], pipe: IO[bytes]) -> None:
+    """Is under a hard limit, as of a batch system, that leaves less than the budget."""
+    import resource
+
+    import torch
+
+    from bench.budget import enforce, is_out_of_memory
+    from bench.monitor import read_proc_status
+
+    hard = read_proc_status()["VmData"] + request["room_bytes"]
+    resource.setrlimit(resource.RLIMIT_DATA, (hard, hard))
+    budget = enforce("cpu", request["budget_bytes"])
+    try:
+        torch.ones(2 * request["room_bytes"], dtype=torch.uint8)
+        refused = False
+    except RuntimeError as error:
+        refused = is_out_of_memory(error)
+    send(pipe, hard=hard, limit=budget.limits["limit_vm_data_bytes"], refused=refused)
+
+
 def watch_peaks(request: dict[str, Any], pipe: IO[bytes]) -> None:
     import numpy as np
     import torch
@@ -123,6 +192,8 @@ def watch_peaks(request: dict[str, Any], pipe: IO[bytes]) -> None:
     from bench.budget import enforce
     from bench.monitor import read_proc_status
 
+    before = torch.ones(256 * MIB, dtype=torch.uint8)
+    del before  # no part of the first peak
     budget = enforce("cpu", request["budget_bytes"])
     start = budget.peak()["peak_bytes"]
     block = torch.ones(256 * MIB, dtype=torch.uint8)

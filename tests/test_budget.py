@@ -192,6 +192,25 @@ def test_the_peak_is_the_allocation_is_forgotten_and_knows_no_files(
     assert event["read"] < event["reset"] + 16 * MIB
 
 
+def test_address_space_of_before_a_peak_began_is_no_part_of_it(server: ForkServer) -> None:
+    spike = 512 * MIB
+    ended = run_child(server, "watch_address_space", budget_bytes=2048 * MIB, spike_bytes=spike)
+    assert ended.exit_code == 0, ended.log
+    (event,) = ended.events
+    assert event["spike"] - event["before"] > spike / 2
+    assert event["small"] - event["before"] == pytest.approx(64 * MIB, rel=0.1)
+    assert event["large"] - event["before"] == pytest.approx(spike + 64 * MIB, rel=0.1)
+
+
+def test_a_hard_limit_of_the_system_holds_where_it_leaves_less(server: ForkServer) -> None:
+    request = {"budget_bytes": 2048 * MIB, "room_bytes": 128 * MIB}
+    ended = run_child(server, "limit_below_the_budget", **request)
+    assert ended.exit_code == 0, ended.log
+    (event,) = ended.events
+    assert event["limit"] == event["hard"]
+    assert event["refused"]
+
+
 def test_a_budget_below_what_a_process_needs_is_refused(server: ForkServer) -> None:
     (event,) = run_child(server, "refuse_budget", budget_bytes=16 * MIB).events
     assert event["error"].startswith("budget 16 MiB: a trial's process needs ")

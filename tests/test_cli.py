@@ -12,7 +12,7 @@ import pytest
 
 from bench import cli, spec
 from bench.journal import FILE_NAME, read
-from bench.report.frame import BUSY_FLAG
+from bench.report.disturbance import BUSY_FLAG
 from bench.trial import Status, Trial
 from tests.commands import main, plan_of
 from unet.workload import COLORIZATION

@@ -17,6 +17,7 @@ import pytest
 from bench import doctor
 from bench.doctor import State
 from bench.environment import cpus_allowed
+from tests import groups
 from tests.commands import main
 
 GIB = 2**30
@@ -88,10 +89,29 @@ def test_a_machine_that_does_not_count_is_not_called_fine(monkeypatch: pytest.Mo
 def test_a_quota_below_the_cpus_there_are_disturbs(
     text: str | None, state: State, words: str, tmp_path: Path
 ) -> None:
-    root = made(tmp_path, **({"fs__cgroup__cpu.max": text} if text else {}))
-    found = doctor.quota(root)
+    files = {"unified/a/cpu.max": text} if text else {"unified/cgroup.events": ""}
+    found = doctor.quota(groups.made(tmp_path, groups.V2, "/a/b", files))
     assert found.state is state
     assert words in found.text
+
+
+@pytest.mark.parametrize(
+    ("quota", "threads", "state"),
+    [
+        ("max 100000", cpus_allowed(), State.FINE),
+        ("max 100000", cpus_allowed() + 1, State.DISTURBS),
+        ("150000 100000", 1, State.FINE),
+        ("50000 100000", 1, State.DISTURBS),
+        (None, 1, State.UNREADABLE),
+        (None, cpus_allowed() + 1, State.DISTURBS),
+    ],
+)
+def test_more_threads_than_cpus_disturb(
+    quota: str | None, threads: int, state: State, tmp_path: Path
+) -> None:
+    files = {"unified/cpu.max": quota} if quota else {"unified/cgroup.events": ""}
+    proc = groups.made(tmp_path, groups.V2, "/", files)
+    assert doctor.thread_count(threads, proc).state is state
 
 
 @pytest.mark.parametrize(
@@ -133,6 +153,25 @@ def test_less_memory_than_the_default_budget_disturbs(gib: int, state: State) ->
     assert f"{gib} GiB free on cuda:0" in found.text
 
 
+@pytest.mark.parametrize(
+    ("limit", "gib", "state", "words"),
+    [
+        ("max", 9, State.FINE, ""),
+        ("943718400", 0, State.DISTURBS, "limit of 900 MiB"),
+        (None, 9, State.UNREADABLE, "not read"),
+        (None, 7, State.DISTURBS, "not read"),
+    ],
+)
+def test_memory_is_judged_with_the_limits_of_control_groups(
+    limit: str | None, gib: int, state: State, words: str, tmp_path: Path
+) -> None:
+    files = {"unified/a/memory.max": limit, "unified/a/memory.high": "max"} if limit else {}
+    proc = groups.made(tmp_path, groups.V2, "/a", files | {"unified/cgroup.events": ""})
+    found = doctor.memory("cpu", gib * GIB, proc)
+    assert found.state is state
+    assert words in found.text
+
+
 @pytest.mark.parametrize(("size", "state"), [(2**26, State.DISTURBS), (2**31, State.FINE)])
 def test_a_small_shared_memory_disturbs(
     size: int, state: State, monkeypatch: pytest.MonkeyPatch
@@ -161,25 +200,62 @@ def test_a_missing_compiler_disturbs(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert doctor.compiler("cuda:0").state is State.DISTURBS
 
 
-def states(gpu: dict[str, Any]) -> dict[str, State]:
-    return {finding.name: finding.state for finding in doctor.graphics(gpu)}
+HEAT = pynvml.nvmlClocksEventReasonHwThermalSlowdown
+IDLE = pynvml.nvmlClocksEventReasonGpuIdle
+CALM = {"throttle_reasons": 0, "display_active": 0, "compute_processes": 0, "gpu_percent": 0}
 
 
-def test_what_disturbs_on_a_gpu_is_told_and_what_cannot_be_read_is_not_called_fine() -> None:
-    calm = {"throttle_reasons": 0, "display_active": 0, "compute_processes": 0}
-    assert set(states(calm).values()) == {State.FINE}
-    assert set(states({}).values()) == {State.UNREADABLE}
-    heat = pynvml.nvmlClocksEventReasonHwThermalSlowdown
-    idle = pynvml.nvmlClocksEventReasonGpuIdle
-    assert states(calm | {"throttle_reasons": heat})["GPU throttling"] is State.DISTURBS
-    assert states(calm | {"throttle_reasons": idle})["GPU throttling"] is State.FINE
-    assert states(calm | {"display_active": 1})["display"] is State.DISTURBS
-    assert states(calm | {"compute_processes": 2})["others on the GPU"] is State.DISTURBS
+@pytest.mark.parametrize(
+    ("gpu", "sees_all", "throttling", "display", "others"),
+    [
+        ({}, True, State.UNREADABLE, State.UNREADABLE, State.UNREADABLE),
+        # An idle GPU has no reason for lower clocks, whatever it has under load.
+        (CALM, True, State.UNREADABLE, State.FINE, State.FINE),
+        (CALM | {"gpu_percent": 2}, True, State.FINE, State.FINE, State.FINE),
+        (
+            CALM | {"gpu_percent": 2, "throttle_reasons": IDLE},
+            True,
+            State.UNREADABLE,
+            State.FINE,
+            State.FINE,
+        ),
+        (CALM | {"gpu_percent": None}, True, State.UNREADABLE, State.FINE, State.FINE),
+        (CALM | {"throttle_reasons": HEAT}, True, State.DISTURBS, State.FINE, State.FINE),
+        (CALM | {"display_active": 1}, True, State.UNREADABLE, State.DISTURBS, State.FINE),
+        (CALM | {"compute_processes": 2}, False, State.UNREADABLE, State.FINE, State.DISTURBS),
+        # In a container the list is empty whatever runs, but the GPU's load shows it.
+        (CALM, False, State.UNREADABLE, State.FINE, State.UNREADABLE),
+        (CALM | {"gpu_percent": 97}, False, State.FINE, State.FINE, State.DISTURBS),
+        (
+            CALM | {"gpu_percent": 97, "compute_processes": None},
+            True,
+            State.FINE,
+            State.FINE,
+            State.DISTURBS,
+        ),
+    ],
+)
+def test_what_disturbs_on_a_gpu_is_told_and_what_cannot_be_read_is_not_called_fine(
+    gpu: dict[str, Any], sees_all: bool, throttling: State, display: State, others: State
+) -> None:
+    found = {finding.name: finding.state for finding in doctor.graphics(gpu, sees_all)}
+    assert found == {
+        "GPU throttling": throttling,
+        "display": display,
+        "others on the GPU": others,
+    }
+
+
+def test_a_namespace_of_processes_hides_others(tmp_path: Path) -> None:
+    (tmp_path / "self/ns").mkdir(parents=True)
+    assert not doctor.sees_all_processes(tmp_path)
+    (tmp_path / "self/ns/pid").touch()
+    assert not doctor.sees_all_processes(tmp_path)
 
 
 def test_a_gpu_that_torch_cannot_use_is_told() -> None:
     note = "Measuring on CPU: torch 2 cannot use the GPU with driver 470, which may be too old."
-    found = {finding.name: finding for finding in doctor.examine("cpu", note, 9 * GIB, None)}
+    found = {finding.name: finding for finding in doctor.examine("cpu", note, 9 * GIB, 1, None)}
     assert found["GPU"].state is State.DISTURBS
     assert "driver 470" in found["GPU"].text
     assert not any(finding.name == "display" for finding in found.values())

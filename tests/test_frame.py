@@ -7,7 +7,8 @@ import pytest
 
 from bench import cli
 from bench.journal import FILE_NAME, Row
-from bench.report.frame import BUSY_FLAG, THRASHING_FLAG, cell_frame, reproduce
+from bench.report.disturbance import BUSY_FLAG
+from bench.report.frame import THRASHING_FLAG, cell_frame, reproduce
 from bench.report.tables import notes
 from bench.trial import Scalar, Status, Trial
 from tests import toy

@@ -2,6 +2,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -206,7 +207,7 @@ def test_out_of_memory_is_what_was_killed_as_the_kernels_counter_grew(
 ) -> None:
     counter = tmp_path / "vmstat"
     counter.write_text("pgfault 12\noom_kill 3\n")
-    monkeypatch.setattr(monitor, "KERNEL_COUNTERS", (counter, tmp_path / "missing"))
+    monkeypatch.setattr("bench.runner.oom_kills", partial(monitor.oom_kills, tmp_path))
 
     def on_phase(phase: str) -> None:
         if phase == "first_step":

@@ -25,7 +25,8 @@ def run(options: Namespace) -> int:
     environment = describe_host(["unet-bench", *sys.argv[1:]]) | found.environment
     uuid = environment["gpu_uuid"]
     card = nvml_describe(uuid) if uuid else None
-    findings = doctor.examine(found.device, found.note, found.free_bytes, card)
+    threads = environment["threads"]
+    findings = doctor.examine(found.device, found.note, found.free_bytes, threads, card)
     known = noise.read(environment)
     disturbing = [finding for finding in findings if finding.state is doctor.State.DISTURBS]
     if options.json:

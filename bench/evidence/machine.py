@@ -30,7 +30,9 @@ def describe(device: str, command: list[str]) -> dict[str, Any]:
     environment = describe_host(command) | describe_device(device)
     free_bytes, uuid = environment.pop("free_bytes"), environment["gpu_uuid"]
     card = nvml_describe(uuid) if uuid else None
-    findings = examine(environment["device"], environment["note"], free_bytes, card)
+    findings = examine(
+        environment["device"], environment["note"], free_bytes, environment["threads"], card
+    )
     return {
         "environment": environment,
         "card": card,

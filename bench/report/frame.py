@@ -15,9 +15,10 @@ import pandas as pd
 
 from bench.budget import GIB
 from bench.journal import Row, check_comparable
-from bench.monitor import cpu_percent
+from bench.monitor import cpu_percent, window_of
 from bench.noise import of_row
-from bench.report import Record, compilation
+from bench.report import Record, compilation, disturbance
+from bench.report.disturbance import BUSY_FLAG
 from bench.report.speedups import add_fastest, add_speedups
 from bench.spec import DEFAULT_WORKLOAD
 from bench.stats import estimate
@@ -44,6 +45,7 @@ _MEDIAN = (
     "utilization_percent",
     "final_mse",
     *compilation.SECONDS,
+    *disturbance.PERCENTS,
 )
 
 OUTSIDE_GIT = "outside git"
@@ -55,8 +57,6 @@ _NVML_AVERAGES_S = 1.0
 
 BUSY = 1.25
 """Mean step to median step beyond which something else ran beside a trial."""
-
-BUSY_FLAG = "the machine was busy"
 
 THRASHING_FLAG = "runs only by thrashing: the allocator had to free its cache and try again"
 
@@ -116,6 +116,7 @@ def cell_frame(rows: Sequence[Row]) -> pd.DataFrame:
     ]
     counts = [
         *compilation.COUNTS,
+        *disturbance.COUNTS,
         *("train_size", "seed_batch_size", "noise_pairs", *_RETRIES),
         *(f"{name}_rounds" for name in ratios),
     ]
@@ -136,8 +137,10 @@ def _cell(group: Sequence[Record], medians: Sequence[str]) -> Record:
         cell[name] = next(iter(_known(good, name)), None)
     retries = {name: max(_known(good, name), default=None) for name in _RETRIES}
     told = compilation.of_rounds(good)
-    occurred = {
-        BUSY_FLAG: (cell["slowdown"] or 0.0) > BUSY,
+    cell |= {"rounds_ok": len(good), **disturbance.of_rounds(good)}
+    disturbed = disturbance.flags(cell)
+    occurred = disturbed | {
+        BUSY_FLAG: disturbed[BUSY_FLAG] or (cell["slowdown"] or 0.0) > BUSY,
         THRASHING_FLAG: (retries["alloc_retries"] or 0) > 0,
     }
     flags = (told["flags"], *(words for words, occurs in occurred.items() if occurs))
@@ -154,7 +157,6 @@ def _cell(group: Sequence[Record], medians: Sequence[str]) -> Record:
         "status": worst,
         "reason": group[statuses.index(worst)]["reason"],
         "rounds": len(group),
-        "rounds_ok": len(good),
     }
 
 
@@ -231,6 +233,7 @@ def trial_record(row: Row) -> Record:
         "utilization_percent": None,
         "final_mse": None,
         **compilation.ABSENT,
+        **disturbance.ABSENT,
         "started_at": result.started_at,
         "start_s": result.start_s,
         "duration_s": result.duration_s,
@@ -258,6 +261,7 @@ def trial_record(row: Row) -> Record:
         record.update(_memory(row))
         record.update(_prediction_error(memory, record["peak_memory_gib"]))
         record.update(compilation.of_row(row))
+        record.update(disturbance.of_row(row))
         record["utilization_percent"] = _utilization_percent(row)
     return record
 
@@ -350,9 +354,7 @@ def _utilization_percent(row: Row) -> float | None:
         late = [sample for sample in samples if _number(sample["at_s"]) >= from_s]
         read = [s["gpu_percent"] for s in late if s.get("gpu_percent") is not None]
         return float(np.mean([_number(percent) for percent in read])) if read else None
-    # The sample that is taken when the window ends bears the next phase's name.
-    start, end = samples[0], next(s for s in row.result.monitor if s["phase"] == "training")
-    return cpu_percent(start, end, int(row.environment["cpus_allowed"]))
+    return cpu_percent(*window_of(row.result.monitor), int(row.environment["cpus_allowed"]))
 
 
 def _gib(size_bytes: float | str | None) -> float | None:

@@ -6,11 +6,11 @@ from functools import partial
 
 import pandas as pd
 
-from bench.report import Record
+from bench.report import Record, disturbance
 from bench.report.cells import by_settings, label
 from bench.report.contrast import COLUMNS as RATIO_COLUMNS
 from bench.report.contrast import MARGIN, POOLED
-from bench.report.frame import BUSY_FLAG, OUTSIDE_GIT
+from bench.report.frame import BUSY, OUTSIDE_GIT
 from bench.stats import ALPHA, LEVEL
 from bench.trial import Status
 
@@ -108,7 +108,12 @@ def caution_notes(cells: list[Record]) -> list[str]:
         f"{label(cell)}: steps took {cell['slowdown']:.1f}x their median on average: something "
         "else ran beside it."
         for cell in cells
-        if BUSY_FLAG in cell["flags"]
+        if pd.notna(cell["slowdown"]) and cell["slowdown"] > BUSY
+    ]
+    found += disturbance.notes(cells)
+    found += [
+        f"{labels}: not readable here: {what}."
+        for what, labels in _grouped([cell for cell in cells if cell["unreadable"]], _unreadable)
     ]
     found += [
         f"{labels}: flagged, and nothing is concluded from it: {flags}."
@@ -155,6 +160,10 @@ def _compilation_notes(cells: list[Record]) -> list[str]:
 
 def _flags(cell: Record) -> list[str]:
     return [cell["flags"]]
+
+
+def _unreadable(cell: Record) -> list[str]:
+    return [cell["unreadable"]]
 
 
 def _listed(column: str, cell: Record) -> list[str]:
