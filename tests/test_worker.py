@@ -19,6 +19,7 @@ from bench.runner import Runner
 from bench.steps import StepBoard
 from bench.trial import PHASES, Status, Trial, TrialResult
 from bench.worker import CpuClock, CudaClock, StepClock, measured_until, sample_batches
+from tests.children import MIB
 from tests.harness import run_toy, toy_trial
 from tests.toy import PLAIN, SETTINGS
 
@@ -166,6 +167,15 @@ def test_first_step_and_steady_memory_are_recorded_apart(partial: TrialResult) -
         value = memory[name]
         assert isinstance(value, int), name
         assert 0 < value < toy_trial().budget_bytes
+
+
+def test_what_only_the_first_step_takes_is_no_part_of_the_steady_peak(runner: Runner) -> None:
+    axes = PLAIN | {"fault": "heavy"}
+    memory = run(runner, axes=axes, variant="heavy", budget_bytes=4096 * MIB).memory
+    first, steady = memory["first_step_peak_bytes"], memory["peak_bytes"]
+    assert isinstance(first, int)
+    assert isinstance(steady, int)
+    assert first - steady > 200 * MIB
 
 
 def test_quality_and_facts_are_the_task_s_own(partial: TrialResult) -> None:

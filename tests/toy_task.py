@@ -152,6 +152,8 @@ class ToyTask:
             time.sleep(3600)
         if self.fault in IN_FORWARD:
             IN_FORWARD[self.fault]()
+        if self.fault == "heavy" and self.step == 1:
+            torch.ones(256 << 20, dtype=torch.uint8, device=self.device)
         if self.fault == "killed":
             be_killed(self.group)
         if self.fault == "killed-helper":
