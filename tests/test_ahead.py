@@ -16,8 +16,6 @@ import pytest
 from tests.ahead import CAPABILITIES, OTHERS
 from tests.harness import REPOSITORY
 
-pytestmark = pytest.mark.timeout(400)  # some 150 kernels
-
 Made = dict[str, Any]
 
 MOST_REGISTERS = 64

@@ -14,6 +14,8 @@ import pytest
 from bench.runner import Runner, StopRequest
 from bench.trial import Status, TrialResult
 from tests.harness import (
+    LIMIT_S,
+    Clock,
     CommandLine,
     Listening,
     lines_of,
@@ -64,7 +66,7 @@ def traced() -> Iterator[Watched]:
     """For trials without generated code; the server imports what traces, once for all of them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("UNET_BENCH_TEST_TRACES", "1")
-        with Watched(timeout_s=60) as runner:
+        with Watched(timeout_s=LIMIT_S) as runner:
             yield runner
 
 
@@ -113,7 +115,7 @@ def rounds(tmp_path_factory: pytest.TempPathFactory) -> Rounds:
         patch.setenv("TRITON_CACHE_DIR", str(cache))
         # Long enough for the parent to look while it is measured.
         slow = {"sleep_ms": 20}
-        with Watched(timeout_s=120) as runner:
+        with Watched(timeout_s=LIMIT_S) as runner:
             first, second, eager = (
                 run(runner, variant, Listening(on_phase), settings=slow, round=round_)
                 for variant, round_ in (("none+compile", 0), ("none+compile", 1), ("none+eager", 0))
@@ -194,7 +196,7 @@ def test_no_cache_is_left_behind(rounds: Rounds) -> None:
         ("raise", Status.CRASH, "RuntimeError: the task is broken"),
         ("oom", Status.OOM, "RuntimeError: [enforce fail at "),
         ("abort", Status.CRASH, "killed by SIGABRT"),
-        ("hang", Status.TIMEOUT, "killed after 1 s"),
+        ("hang", Status.TIMEOUT, f"killed after {LIMIT_S:g} s"),
         ("fake", Status.CRASH, "RuntimeError: asked to compile, the network ran eagerly: "),
     ],
 )
@@ -202,12 +204,16 @@ def test_a_compilation_that_fails_is_the_row_and_is_not_taken_for_warm(
     traced: Watched, fault: str, status: Status, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     variant = "none+fake" if fault == "fake" else f"{fault}+trace"
-    run(traced, "none+eager")  # the start of the server shall not count
-    if fault == "hang":
-        monkeypatch.setattr(traced, "_timeout_s", 1)
+    clock = Clock()
+    monkeypatch.setattr("bench.runner.time", clock)
+
+    def on_phase(name: str) -> None:
+        if fault == "hang":
+            clock.ahead_s += LIMIT_S
+
     before = traced.caches()
     for round_ in (0, 1):
-        result = run(traced, variant, round=round_)
+        result = run(traced, variant, Listening(on_phase), round=round_)
         assert result.status is status, result.detail
         assert result.reason is not None
         assert result.reason.startswith(reason)
@@ -220,7 +226,7 @@ def test_a_compilation_that_fails_is_the_row_and_is_not_taken_for_warm(
 def test_a_compiler_that_runs_out_of_memory_is_out_of_memory(traced: Watched) -> None:
     result = run(traced, "oom-compiler+compile")
     assert (result.status, result.phase) == (Status.OOM, "compiling"), result.detail
-    assert (result.reason or "").startswith("CppCompileError: cc1plus: out of memory allocating ")
+    assert (result.reason or "").startswith("CppCompileError: ")  # in one of the compiler's ways
 
 
 def test_interrupted_while_it_is_compiled(traced: Watched) -> None:
@@ -241,7 +247,7 @@ def test_what_was_killed_half_made_is_made_again_and_then_warm(traced: Watched) 
     def kill(name: str) -> None:
         if name == "compiling":
             (child,) = server().children()
-            wait_until(lambda: len(traced.caches()) > len(before), 20)
+            wait_until(lambda: len(traced.caches()) > len(before))
             child.kill()
 
     before = traced.caches()
@@ -258,7 +264,7 @@ def test_eager_execution_under_the_name_of_a_compiled_variant_is_a_fault(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("TORCH_COMPILE_DISABLE", "1")
-    with Runner("tests.toy_task:ToyTask", timeout_s=60) as runner:
+    with Runner("tests.toy_task:ToyTask", timeout_s=LIMIT_S) as runner:
         whole, broken = run(runner, "none+trace"), run(runner, "break+trace")
     assert (whole.status, broken.status) == (Status.CRASH, Status.CRASH)
     # Asked for one graph, torch itself notices; else we do.

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.harness import LIMIT_S
 from unet.folder import (
     BACKGROUND,
     Frame,
@@ -384,7 +385,7 @@ def test_frames_come_in_order_whether_readable_or_not(tmp_path: Path) -> None:
 def test_several_are_read_at_once_and_few_ahead(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    together = threading.Barrier(3, timeout=60)  # broken unless three wait at the same time
+    together = threading.Barrier(3, timeout=LIMIT_S)  # broken unless three wait at the same time
     begun: list[Path] = []
 
     def meet(path: Path, size: int) -> Frame:
@@ -410,7 +411,7 @@ def test_who_stops_taking_frames_waits_for_what_has_begun_only(
     def wait(path: Path, size: int) -> Frame:
         begun.append(path)
         if len(begun) > 1:
-            go_on.wait(60)
+            go_on.wait(LIMIT_S)
         return Frame(np.zeros((size, size, 3), np.uint8), b"", has_color=False)
 
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})

@@ -13,7 +13,15 @@ from bench import monitor
 from bench.runner import Runner, StopRequest
 from bench.trial import Status, TrialResult
 from tests.children import MIB
-from tests.harness import Listening, memory_group, run_toy, toy_trial, wait_until_dead
+from tests.harness import (
+    LIMIT_S,
+    Clock,
+    Listening,
+    memory_group,
+    run_toy,
+    toy_trial,
+    wait_until_dead,
+)
 from tests.toy import PLAIN, SETTINGS
 
 OnPhase = Callable[[str], None]
@@ -21,7 +29,7 @@ OnPhase = Callable[[str], None]
 
 @pytest.fixture(scope="module")
 def runner() -> Iterator[Runner]:
-    with Runner("tests.toy_task:ToyTask", timeout_s=60) as runner:
+    with Runner("tests.toy_task:ToyTask", timeout_s=LIMIT_S) as runner:
         yield runner
 
 
@@ -123,10 +131,15 @@ def test_one_loss_that_is_not_finite_is_named_and_kept_as_nothing(runner: Runner
 def test_a_trial_that_takes_too_long_is_killed(
     runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(runner, "none")  # the start of the server shall not count
-    monkeypatch.setattr(runner, "_timeout_s", 3)
-    result = run(runner, "hang")
-    assert (result.status, result.reason) == (Status.TIMEOUT, "killed after 3 s")
+    clock = Clock()
+
+    def on_phase(phase: str) -> None:
+        if phase == "first_step":
+            clock.ahead_s = LIMIT_S
+
+    monkeypatch.setattr("bench.runner.time", clock)
+    result = run(runner, "hang", on_phase)
+    assert (result.status, result.reason) == (Status.TIMEOUT, f"killed after {LIMIT_S:g} s")
     assert result.phase == "first_step"
     monkeypatch.undo()
     assert run(runner, "none").status is Status.OK

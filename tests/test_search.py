@@ -17,7 +17,6 @@ from tests.harness import (
     BUDGET_BYTES,
     CommandLine,
     Recorder,
-    lines_of,
     row_of,
     toy_plan,
     wait_until,
@@ -190,16 +189,18 @@ def test_a_batch_that_a_further_process_does_not_hold_is_not_certified(
 
 
 def test_an_interrupted_search_tells_how_to_go_on(tmp_path: Path) -> None:
-    command = CommandLine(*run(tmp_path, "none", "--set", "sleep_ms=150", "--rounds", "4"))
-    wait_until(lambda: len(lines_of(tmp_path)) == 1)
+    folder, mark = tmp_path / "found", tmp_path / "mark"
+    command = CommandLine(*run(folder, "none", "hang", "--set", f"mark={mark}"))
+    wait_until(mark.exists)
     command.send(signal.SIGINT)
     code, output = command.wait()
     assert code == 130, output
-    assert f"Interrupted. To go on: the same command with --out {tmp_path}" in output
+    assert f"Interrupted. To go on: the same command with --out {folder}" in output
     assert "Traceback" not in output
-    rows = [row.result.status for row in journal.read(tmp_path)]
-    assert rows in ([Status.OK], [Status.OK, Status.INTERRUPTED])
-    assert not (tmp_path / FILE_NAME).exists()
+    *before, last = journal.read(folder)
+    assert [row.result.status for row in before] == [Status.OK] * len(before)
+    assert (last.trial.variant, last.result.status) == ("hang", Status.INTERRUPTED)
+    assert not (folder / FILE_NAME).exists()
     assert command.processes() == []
 
 

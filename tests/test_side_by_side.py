@@ -9,6 +9,7 @@ from collections.abc import Callable
 from io import BytesIO
 from itertools import groupby
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -25,36 +26,52 @@ from tests.harness import REPOSITORY
 CPU = torch.device("cpu")
 
 
-def test_every_way_is_measured_once_a_round_and_every_second_round_runs_backwards() -> None:
+@pytest.fixture
+def took(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Has a call take so many seconds by the clock that it is timed with."""
+    now_s = 0.0
+
+    def take(seconds: float) -> None:
+        nonlocal now_s
+        now_s += seconds
+
+    clock = SimpleNamespace(perf_counter=lambda: now_s)
+    monkeypatch.setattr("bench.side_by_side.time", clock)
+    return take
+
+
+def test_every_way_is_measured_once_a_round_and_every_second_round_runs_backwards(
+    took: Callable[[float], None],
+) -> None:
     order: list[str] = []
 
     def call(name: str) -> None:
         order.append(name)
-        time.sleep(LEAST_S)  # so that one call is a measurement
+        took(LEAST_S)  # so that one call is a measurement
 
     calls = {name: lambda name=name: call(name) for name in "abc"}
     seconds = in_turn(calls, 4, CPU, {})
     tried = 2 * 3  # to see how long they take
     assert "".join(order)[tried:] == "abccbaabccba"
-    assert {name: len(values) for name, values in seconds.items()} == dict.fromkeys("abc", 4)
-    assert all(value >= LEAST_S for values in seconds.values() for value in values)
+    assert seconds == {name: pytest.approx([LEAST_S] * 4) for name in "abc"}
 
 
-def test_what_is_quick_is_repeated_and_told_for_one_call() -> None:
+def test_what_is_quick_is_repeated_and_told_for_one_call(took: Callable[[float], None]) -> None:
     order: list[str] = []
 
     def quick() -> None:
         order.append("quick")
-        time.sleep(LEAST_S / 10)
+        took(LEAST_S / 10)
 
     def slow() -> None:
         order.append("slow")
-        time.sleep(LEAST_S)
+        took(LEAST_S)
 
     seconds = in_turn({"quick": quick, "slow": slow}, 1, CPU, {})
     runs = [len(list(group)) for name, group in groupby(order[4:]) if name == "quick"]
-    assert runs[0] > 1
-    assert seconds["quick"][0] < seconds["slow"][0] / 2
+    assert runs == [10]
+    assert seconds["quick"] == pytest.approx([LEAST_S / 10])
+    assert seconds["slow"] == pytest.approx([LEAST_S])
 
 
 def a_case(**calls: Callable[[], Any]) -> Case:
@@ -76,7 +93,7 @@ def test_whatever_a_peer_does_ends_nothing() -> None:
     def later() -> float:
         if next(count) > 3:
             raise RuntimeError("tired")
-        time.sleep(LEAST_S)
+        time.sleep(LEAST_S)  # so that it is called once a measurement
         return 0.25
 
     def never() -> float:

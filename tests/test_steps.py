@@ -11,7 +11,7 @@ from bench.forkserver import EventReader
 from bench.runner import Runner
 from bench.steps import StepBoard
 from bench.trial import Status, TrialResult
-from tests.harness import Listening, events_of, run_toy, toy_trial
+from tests.harness import LIMIT_S, Listening, events_of, run_toy, toy_trial
 from tests.toy import SETTINGS
 
 
@@ -46,7 +46,7 @@ def slow(**changes: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def runner() -> Iterator[Runner]:
-    with Runner("tests.toy_task:ToyTask", timeout_s=60) as runner:
+    with Runner("tests.toy_task:ToyTask", timeout_s=LIMIT_S) as runner:
         yield runner
 
 

@@ -22,6 +22,8 @@ from bench.journal import FILE_NAME
 from bench.runner import Runner
 from bench.trial import Status, Trial, TrialResult
 from tests.harness import (
+    LIMIT_S,
+    Clock,
     CommandLine,
     Recorder,
     lines_of,
@@ -40,18 +42,21 @@ FAULTS = ["none", "raise", "hang", "abort", "exit", "oom", "nan", "unsupported"]
 @pytest.fixture(scope="module")
 def every_end(tmp_path_factory: pytest.TempPathFactory) -> Recorder:
     """A sweep in which every kind of trial comes in two batch sizes, and one trial is killed."""
+    clock = Clock()
 
     def on_phase(trial: Trial, phase: str, process: psutil.Process) -> None:
         if phase == "measuring" and trial.label == "none+sweet b4":
             process.kill()
+        if phase == "first_step" and trial.variant == "hang":
+            clock.ahead_s += LIMIT_S
 
     recorder = Recorder(on_phase=on_phase)
     folder = tmp_path_factory.mktemp("sweep") / "out"
     variants = [*FAULTS, "none+sweet", "oom+sweet"]
-    plan = toy_plan(
-        folder, variants=variants, batch_size=[2, 4], oom_from=2, sleep_ms=20, timeout_s=4
-    )
-    assert sweep.run(plan, recorder)
+    plan = toy_plan(folder, variants=variants, batch_size=[2, 4], oom_from=2, sleep_ms=20)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bench.runner.time", clock)
+        assert sweep.run(plan, recorder)
     assert journal.read(folder) == recorder.rows
     return recorder
 
@@ -60,7 +65,7 @@ ENDS = {
     "none": ("ok", None),
     "none+sweet": ("ok", None),
     "raise": ("crash", "RuntimeError: the task is broken"),
-    "hang": ("timeout", "killed after 4 s"),
+    "hang": ("timeout", f"killed after {LIMIT_S:g} s"),
     "abort": ("crash", "killed by SIGABRT"),
     "exit": ("crash", "exit code 7"),
     "oom": ("oom", "RuntimeError: [enforce fail"),
@@ -434,7 +439,8 @@ class Interrupted:
 def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Interrupted:
     """Two trials, of which the second hangs: interrupted, terminated, and let run to its end."""
     path = tmp_path_factory.mktemp("interrupted")
-    toml = write_toml(path / "toy.toml", variants=["none", "hang"], batch_size=[4])
+    mark = path / "mark"
+    toml = write_toml(path / "toy.toml", variants=["none", "hang"], batch_size=4, mark=str(mark))
     story = Interrupted(path / "out")
 
     def start(timeout_s: float = 100) -> CommandLine:
@@ -451,7 +457,8 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Interrupted:
     def hangs(command: CommandLine) -> None:
         wait_until(lambda: len(lines_of(story.folder)) > 0 and is_locked())
         wait_until(lambda: len(command.processes()) == 3)
-        time.sleep(0.3)  # into the trial
+        wait_until(mark.exists)
+        mark.unlink()
 
     first = start()
     hangs(first)

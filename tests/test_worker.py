@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from bench.steps import StepBoard
 from bench.trial import PHASES, Status, Trial, TrialResult
 from bench.worker import CpuClock, CudaClock, StepClock, measured_until, sample_batches
 from tests.children import MIB
-from tests.harness import run_toy, toy_trial
+from tests.harness import LIMIT_S, run_toy, toy_trial
 from tests.toy import PLAIN, SETTINGS
 
 TRAIN_SIZE = 64
@@ -73,7 +74,7 @@ def test_all_whole_batches_are_measured(samples: int, last: int) -> None:
 
 @pytest.fixture(scope="module")
 def runner() -> Iterator[Runner]:
-    with Runner("tests.toy_task:ToyTask", timeout_s=60) as runner:
+    with Runner("tests.toy_task:ToyTask", timeout_s=LIMIT_S) as runner:
         yield runner
 
 
@@ -327,24 +328,37 @@ def test_retries_of_first_step_warm_up_and_window_can_be_told_apart(
 # Clocks.
 
 
-def work(device: torch.device, amount: int) -> None:
-    """Keeps a device busy: a CPU for milliseconds, a GPU for millions of its clock's cycles."""
-    if device.type == "cpu":
-        time.sleep(amount / 1000)
-    else:
-        torch.cuda._sleep(amount * 1_000_000)  # type: ignore[no-untyped-call]
+def work(amount: int) -> None:
+    """Keeps a GPU busy for millions of its clock's cycles."""
+    torch.cuda._sleep(amount * 1_000_000)  # type: ignore[no-untyped-call]
 
 
-@pytest.mark.parametrize("kind", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def test_a_clock_tells_what_the_device_did_between_its_marks(kind: str) -> None:
-    device = torch.device(kind)
-    clock: StepClock = CpuClock() if kind == "cpu" else CudaClock(torch.device("cuda:0"))
-    work(device, 500)  # a GPU that was idle takes its time to reach its clock rate
+def test_a_cpus_clock_tells_the_time_between_its_marks() -> None:
+    clock = CpuClock()
+    marked = []
+    for amount_s in (0.0, 0.004, 0.016):
+        time.sleep(amount_s)
+        before_s = time.perf_counter()
+        clock.mark()
+        marked.append((before_s, time.perf_counter()))
+    clock.synchronize()
+    found = clock.intervals_s()
+    assert len(found) == 2
+    for took_s, (first, second) in zip(found, pairwise(marked), strict=True):
+        # However long the machine let each wait.
+        assert second[0] - first[1] <= took_s <= second[1] - first[0]
+
+
+@pytest.mark.gpu
+def test_a_gpus_clock_tells_what_it_did_between_its_marks() -> None:
+    device = torch.device("cuda:0")
+    clock = CudaClock(device)
+    work(500)  # one that was idle takes its time to reach its clock rate
     clock.synchronize()
     began_s = time.perf_counter()
     clock.mark()
     for amount in (40, 160, 40):
-        work(device, amount)
+        work(amount)
         clock.mark()
     clock.synchronize()
     took_s = time.perf_counter() - began_s

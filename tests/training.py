@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
 from unet.apply import apply_variant, autocast, grad_scaler, make_optimizer, set_flags, to_input
+from unet.capability import fast_precisions
 from unet.model import UNet, UNetConfig
 from unet.variant import Precision, Variant
 
@@ -69,6 +70,11 @@ def small_network(seed: int = 0, depth: int = 2) -> UNet:
             nn.init.constant_(module.bias, 4.0)
     nn.init.normal_(model.head.weight, std=0.1)
     return model
+
+
+def fastest(device: torch.device) -> Precision:
+    """The fastest precision that the device computes in: fp32 where it has no reduced one."""
+    return next(iter(fast_precisions(device)), Precision.FP32)
 
 
 class Trainee:
