@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 from bench import kernel_times, search, spec
+from bench.errors import UserError
 from bench.search import Limits
 from bench.trial import Status
 
@@ -40,7 +41,7 @@ def overrides(options: argparse.Namespace) -> dict[str, list[str]]:
     for text in options.sets:
         name, _, values = text.partition("=")
         if not name or not all(values.split(",")):
-            raise ValueError(f"--set {text!r}: expected NAME=VALUE or NAME=V1,V2")
+            raise UserError(f"--set {text!r}: expected NAME=VALUE or NAME=V1,V2")
         asked[name] = values.split(",")
     for name in ("data", "device", "budget", "rounds", "ci_width", "batch_size"):
         if (value := getattr(options, name, None)) is not None:
@@ -56,7 +57,7 @@ def timeout_s(text: str) -> float:
     """The value of `--timeout`."""
     seconds = _number(text)
     if not 0 < seconds < float("inf"):
-        raise ValueError(f"--timeout {text!r}: expected a positive number of seconds")
+        raise UserError(f"--timeout {text!r}: expected a positive number of seconds")
     return seconds
 
 
@@ -76,7 +77,7 @@ def check_nothing_measured(options: argparse.Namespace) -> None:
                 if name == "source"
                 else _SPELLED.get(name, f"--{name.replace('_', '-')}")
             )
-            raise ValueError(f"doctor: expected --noise beside {what}")
+            raise UserError(f"doctor: expected --noise beside {what}")
 
 
 _UNITS_S = {"s": 1, "m": 60, "min": 60, "h": 3600}
@@ -89,7 +90,7 @@ def duration_s(option: str, text: str) -> int:
     clear = len(parts) == 1 or all(unit for _, unit in parts)
     seconds = sum(_number(number) * _UNITS_S[unit or "s"] for number, unit in parts)
     if not whole or not clear or not 1 <= seconds <= _WEEK_S:
-        raise ValueError(f"{option} {text!r}: expected a length of time, such as 90s, 20m or 1h30m")
+        raise UserError(f"{option} {text!r}: expected a length of time, such as 90s, 20m or 1h30m")
     return round(seconds)
 
 
@@ -98,7 +99,7 @@ def limit_s(text: str, least_s: float) -> float:
     seconds = 60 * _number(text)
     if not least_s <= seconds <= _WEEK_S:
         most = f"{_WEEK_S / 60:.0f}"
-        raise ValueError(f"--minutes {text!r}: expected a number from {least_s / 60:.2g} to {most}")
+        raise UserError(f"--minutes {text!r}: expected a number from {least_s / 60:.2g} to {most}")
     return seconds
 
 
@@ -113,7 +114,7 @@ def _number(text: str) -> float:
 def style(options: argparse.Namespace) -> str:
     """The value of `--format`."""
     if options.style not in FORMATS:
-        raise ValueError(f"--format {options.style!r}: {spec.suggest(options.style, FORMATS)}")
+        raise UserError(f"--format {options.style!r}: {spec.suggest(options.style, FORMATS)}")
     return str(options.style)
 
 
@@ -122,7 +123,7 @@ def retry(words: Sequence[str]) -> frozenset[Status]:
     statuses = [status.value for status in Status]
     for word in words:
         if word not in statuses:
-            raise ValueError(f"--retry {word!r}: {spec.suggest(word, statuses)}")
+            raise UserError(f"--retry {word!r}: {spec.suggest(word, statuses)}")
     return frozenset(map(Status, words))
 
 
@@ -134,18 +135,18 @@ def limits(options: argparse.Namespace) -> Limits:
     """What `max-batch` is to keep to; refuses what does not go with it."""
     for text in options.sets:
         if (name := text.partition("=")[0]) in _NOT_SEARCHED:
-            raise ValueError(f"--set {text}: max-batch finds or decides {name} itself")
+            raise UserError(f"--set {text}: max-batch finds or decides {name} itself")
     cap = None if options.cap is None else whole("--cap", options.cap)
     multiple = whole("--multiple-of", options.multiple_of)
     if cap is not None and cap < multiple:
-        raise ValueError(f"--cap {cap}: expected at least --multiple-of {multiple}")
+        raise UserError(f"--cap {cap}: expected at least --multiple-of {multiple}")
     return Limits(multiple, cap, spec.parse_share("--margin", options.margin))
 
 
 def whole(option: str, text: str) -> int:
     """A whole number from 1 on, of an option."""
     if not re.fullmatch("0*[1-9][0-9]{0,8}", text):
-        raise ValueError(f"{option} {text!r}: expected a whole number from 1 on")
+        raise UserError(f"{option} {text!r}: expected a whole number from 1 on")
     return int(text)
 
 
@@ -155,4 +156,4 @@ def run_length(options: argparse.Namespace, name: str) -> float | None:
     try:
         return None if text is None else float(text)
     except ValueError:
-        raise ValueError(f"--{name} {text!r}: expected a number") from None
+        raise UserError(f"--{name} {text!r}: expected a number") from None

@@ -14,6 +14,7 @@ import resource
 from pathlib import Path
 from typing import Protocol
 
+from bench.errors import UserError
 from bench.monitor import nvml_free_bytes, nvml_process_bytes, read_proc_status
 
 GIB = 2**30
@@ -52,20 +53,20 @@ def parse_bytes(text: str) -> int:
     """A size such as `8GiB`, `800 MiB`, `2.5GB` or, in plain bytes, `8589934592`.
 
     Raises:
-        ValueError: It is no number, has no clear unit, or is not a size that memory has.
+        UserError: It is no number, has no clear unit, or is not a size that memory has.
     """
     match = re.fullmatch(r"\s*(-?[0-9]*\.?[0-9]+)\s*([a-zA-Z]*)\s*", text)
     number, unit = (float(match[1]), match[2].lower()) if match else (0.0, "none")
     if match and number <= 0:
-        raise ValueError(f"memory size {text!r}: expected a positive one, such as 8GiB")
+        raise UserError(f"memory size {text!r}: expected a positive one, such as 8GiB")
     if unit not in _UNITS and (unit or number < _LEAST_PLAIN_BYTES):
-        raise ValueError(
+        raise UserError(
             f"memory size {text!r}: expected a number and a unit, such as 8GiB, 8192MiB or 8GB, or "
             f"plain bytes from {_LEAST_PLAIN_BYTES} on"
         )
     size = number * _UNITS[unit or "b"]
     if not 1 <= size <= 2**62:  # what the kernel's limits can hold, with room to add to it
-        raise ValueError(f"memory size {text!r}: expected between 1 byte and 4 EiB")
+        raise UserError(f"memory size {text!r}: expected between 1 byte and 4 EiB")
     return int(size)
 
 
@@ -157,7 +158,7 @@ def enforce(device: str, budget_bytes: int, gpu_uuid: str | None = None) -> Memo
         gpu_uuid: NVML's name of a CUDA device.
 
     Raises:
-        ValueError: The process needs more than that before it has done anything.
+        UserError: The process needs more than that before it has done anything.
     """
     if device == "cpu":
         return CpuBudget(budget_bytes)
@@ -178,7 +179,7 @@ class CpuBudget:
         torch.ones(1 << 20).add_(1)  # starts the thread pool, which cannot start out of memory
         now = read_proc_status()
         if budget_bytes <= now["RssAnon"]:
-            raise ValueError(
+            raise UserError(
                 f"budget {format_bytes(budget_bytes)}: a trial's process needs "
                 f"{format_bytes(now['RssAnon'])} before it trains"
             )
@@ -259,7 +260,7 @@ class CudaBudget:
             context_bytes, source = max(0, free_before - free_after - reserved), "nvml free memory"
         cap = budget_bytes - (context_bytes or 0)
         if cap <= 0:
-            raise ValueError(
+            raise UserError(
                 f"budget {format_bytes(budget_bytes)}: the CUDA context alone takes "
                 f"{format_bytes(context_bytes or 0)}"
             )

@@ -12,6 +12,7 @@ from bench.events import JsonDisplay
 from bench.journal import Row
 from bench.live import LiveDisplay
 from bench.monitor import Reading
+from bench.output import print_line
 from bench.trial import Status, Trial, rate_text
 
 
@@ -97,4 +98,4 @@ class LineDisplay:
         self._line(f"[{done}/{total}{left}] {summary(row)}")
 
     def _line(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        print_line(self._console, text)

@@ -15,6 +15,7 @@ import psutil
 import pynvml
 
 from bench import cgroup
+from bench.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 """Where the packages are; in a checkout also the tests."""
@@ -85,7 +86,7 @@ def describe_device(device: str) -> dict[str, Any]:
         `note` (something worth telling, or `None`).
 
     Raises:
-        ValueError: The device is not there.
+        UserError: The device is not there.
     """
     import torch  # the parent, which imports this module too, stays without it
 
@@ -113,10 +114,10 @@ def describe_device(device: str) -> dict[str, Any]:
             "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         }
     if not torch.cuda.is_available():
-        raise ValueError(f"--device {device}: torch {torch.__version__} {_why_no_cuda()}")
+        raise UserError(f"--device {device}: torch {torch.__version__} {_why_no_cuda()}")
     index = torch.device(device).index or 0
     if index >= torch.cuda.device_count():
-        raise ValueError(
+        raise UserError(
             f"--device {device}: this machine has {torch.cuda.device_count()} CUDA device(s), "
             "counted from cuda:0"
         )

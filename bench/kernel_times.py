@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from bench import journal
 from bench.doctor import machine
 from bench.environment import describe_host
+from bench.errors import UserError
 from bench.runner import Runner
 from bench.sweep import DEFAULT_TIMEOUT_S
 
@@ -29,9 +30,9 @@ _CASES = "kernels.peers:cases"
 
 
 def check_rounds(name: str, rounds: int) -> int:
-    """Raises `ValueError` for so many rounds that nobody would wait for them."""
+    """Raises `UserError` for so many rounds that nobody would wait for them."""
     if not 1 <= rounds <= MOST_ROUNDS:
-        raise ValueError(f"{name} {rounds}: expected a whole number from 1 to {MOST_ROUNDS}")
+        raise UserError(f"{name} {rounds}: expected a whole number from 1 to {MOST_ROUNDS}")
     return rounds
 
 
@@ -48,7 +49,7 @@ def measure(
         note: Is told what the user should know of the device.
 
     Raises:
-        ValueError: The device is not there, or the kernel cannot be had on it.
+        UserError: The device is not there, or the kernel cannot be had on it.
     """
     at = datetime.now(UTC).isoformat(timespec="seconds")
     with Runner(task, DEFAULT_TIMEOUT_S) as runner:
@@ -69,16 +70,16 @@ def make_room(folder: Path) -> None:
     """Makes a folder where a record can be written.
 
     Raises:
-        ValueError: It cannot be made or written, or holds a record already, which would be lost.
+        UserError: It cannot be made or written, or holds a record already, which would be lost.
     """
     if (folder / FILE_NAME).exists():
-        raise ValueError(f"--out {folder}: it holds a {FILE_NAME} already; expected another folder")
+        raise UserError(f"--out {folder}: it holds a {FILE_NAME} already; expected another folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _new(folder).touch()
         _new(folder).unlink()
     except OSError as error:
-        raise ValueError(f"--out {folder}: {error.strerror}") from None
+        raise UserError(f"--out {folder}: {error.strerror}") from None
 
 
 def write(folder: Path, record: Record) -> Path:
@@ -101,19 +102,19 @@ def read(folder: Path) -> Record:
     """The record of a folder.
 
     Raises:
-        ValueError: There is none.
+        UserError: There is none.
     """
     path = folder / FILE_NAME
     try:
         found = json.loads(path.read_text())
     except FileNotFoundError:
-        raise ValueError(
+        raise UserError(
             f"{folder}: expected a {FILE_NAME} in it, as `kernels --out` writes"
         ) from None
     except ValueError:
         found = None
     if not isinstance(found, dict) or found.get("schema") != SCHEMA:
-        raise ValueError(f"{path}: expected it as `kernels --out` writes it, of schema {SCHEMA}")
+        raise UserError(f"{path}: expected it as `kernels --out` writes it, of schema {SCHEMA}")
     return found
 
 
@@ -125,13 +126,13 @@ def page(record: Record, where: str) -> "Page":
         where: It is kept, for the message.
 
     Raises:
-        ValueError: Something is missing in it.
+        UserError: Something is missing in it.
     """
     from bench.report.side_by_side import side_by_side  # pandas: not before it is needed
 
     try:
         return side_by_side(record["cases"], machine(record["environment"]))
     except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
-        raise ValueError(
+        raise UserError(
             f"{where}: expected it as `kernels` writes it: {type(error).__name__} {error}"
         ) from None

@@ -17,6 +17,7 @@ from bench.estimate import Durations, without
 from bench.growing import GrowingTable, Line, fit
 from bench.journal import Row
 from bench.monitor import Reading
+from bench.output import print_line
 from bench.trial import Trial, rate_text
 
 INTERVAL_S = 1.0
@@ -132,7 +133,7 @@ class LiveDisplay:
     def note(self, text: str) -> None:
         """See `bench.sweep.Observer`."""
         self._clear_overhang()
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        print_line(self._console, text)
 
     def begin(self, to_do: Sequence[Trial], done: Sequence[Row]) -> None:
         """See `bench.sweep.Observer`."""

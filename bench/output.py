@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.text import Text
 
 from bench import journal
 from bench.arguments import FORMATS
+from bench.errors import UserError
 from bench.events import discard
 
 if TYPE_CHECKING:
@@ -26,9 +28,11 @@ class Output(Console):
 
 def print_page(console: Console, page: "Page") -> None:
     """Shows a table with what is to be said about it."""
-    width = console.width if console.is_terminal else None
-    # A pipe has no width: the lines are as long as they are.
-    wide = Output(file=console.file, width=width or 10_000, force_terminal=console.is_terminal)
+    # A pipe has no width, not even where colours are forced upon it.
+    width = console.width if console.file.isatty() else None
+    # Wide enough for any table: rich would cut the columns that do not fit, down to nothing. What
+    # may be left out the page leaves out and says so; a terminal wraps a line that is still longer.
+    wide = Output(file=console.file, width=10_000, force_terminal=console.is_terminal)
     wide.print(page.to_rich(width))
     for note in page.notes:
         print_line(console, note, style="dim")
@@ -36,8 +40,12 @@ def print_page(console: Console, page: "Page") -> None:
 
 
 def print_line(console: Console, text: str, style: str | None = None) -> None:
-    """Shows a text as it is, in one line."""
-    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+    """Shows a text as it is, in one line.
+
+    Texts come from others too: folders, variants, error messages of torch. In a `str` rich would
+    take `[enforce fail at alloc.cpp]` for markup, and `:b:` for an emoji; in a `Text` nothing.
+    """
+    console.print(Text(text, style or ""), soft_wrap=True)
 
 
 def write_page(page: "Page", style: str) -> None:
@@ -63,7 +71,7 @@ def write_tables(folder: Path, page: "Page") -> dict[str, str]:
         try:
             (folder / f"table.{suffix}").write_text(text)
         except OSError as error:
-            raise ValueError(f"{folder}: {error.strerror}; the journal there is safe") from None
+            raise UserError(f"{folder}: {error.strerror}; the journal there is safe") from None
     return texts
 
 
@@ -79,7 +87,7 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
         except OSError as error:
             with contextlib.suppress(OSError):
                 whole.unlink()
-            raise ValueError(f"{path} cannot be written: {error.strerror}") from None
+            raise UserError(f"{path} cannot be written: {error.strerror}") from None
 
 
 def render(page: "Page", style: str) -> str:

@@ -13,16 +13,22 @@ from bench.arguments import (
     NOISE_PRESETS,
     VIEWS,
 )
+from bench.errors import UserError
 
 DESCRIPTION = "Which way of training a colorization U-Net is fastest in 8 GB, and costs no quality?"
 
+EXIT_CODES = (
+    "Exit codes: 0 fine; 1 a gate or all trials failed; 2 a mistake in what was asked for or in a "
+    "file; 3 inconclusive, with --strict; 70 an internal error of unet-bench; 130 interrupted."
+)
+
 
 class Parser(argparse.ArgumentParser):
-    """Raises `ValueError` for a mistake, so that it is told in one line like any other."""
+    """Raises `UserError` for a mistake, so that it is told in one line like any other."""
 
     def error(self, message: str) -> NoReturn:
         """See the class."""
-        raise ValueError(message)
+        raise UserError(message)
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -32,25 +38,27 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         `command`, and its options as text.
 
     Raises:
-        ValueError: What is unknown or missing, in one line.
+        UserError: What is unknown or missing, in one line.
     """
     parser, commands = _parsers()
     if not arguments:
-        raise ValueError(f"command missing: expected one of {', '.join(commands)}")
+        raise UserError(f"command missing: expected one of {', '.join(commands)}")
     if not arguments[0].startswith("-") and arguments[0] not in commands:
-        raise ValueError(f"command {arguments[0]!r}: {spec.suggest(arguments[0], commands)}")
+        raise UserError(f"command {arguments[0]!r}: {spec.suggest(arguments[0], commands)}")
     options, unknown = parser.parse_known_args(arguments)
     if unknown:
         actions = commands[options.command]._actions
         known = [text for action in actions for text in action.option_strings]
-        raise ValueError(
+        raise UserError(
             f"{options.command}: unexpected {unknown[0]!r}: {spec.suggest(unknown[0], known)}"
         )
     return options
 
 
 def _parsers() -> tuple[Parser, dict[str, Parser]]:
-    parser = Parser(prog="unet-bench", description=DESCRIPTION, allow_abbrev=False)
+    parser = Parser(
+        prog="unet-bench", description=DESCRIPTION, epilog=EXIT_CODES, allow_abbrev=False
+    )
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     commands: dict[str, Parser] = {}
 

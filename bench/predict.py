@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bench.errors import UserError
 from bench.runner import Runner
 from bench.trial import Scalar, Trial
 from bench.workload import Workload
@@ -147,7 +148,7 @@ class Predictor:
         for name, trial in {experiment(trial): trial for trial in trials}.items():
             try:
                 found[name] = self.predict(trial.axes, trial.settings, largest)
-            except ValueError as error:
+            except UserError as error:
                 note(f"Not predicted: {trial.variant}: {error}.")
                 continue
             if abs(off := found[name].check_error) > _CHECK:
@@ -166,7 +167,7 @@ class Predictor:
             check: The batch size at which the prediction is checked.
 
         Raises:
-            ValueError: It cannot be traced.
+            UserError: It cannot be traced.
         """
         compiled = self._workload.compiles(axes)
         traced = self._workload.eager_bound(axes) if compiled else axes

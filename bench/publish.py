@@ -13,6 +13,7 @@ from typing import Any
 
 from bench import journal, kernel_times, noise, previews, search, stopping
 from bench.environment import CODE, ROOT, source_of
+from bench.errors import UserError
 from bench.journal import Row
 from bench.output import write_files
 from bench.stats import LEAST_ROUNDS
@@ -39,11 +40,11 @@ def check(folder: Path) -> None:
     """Refuses a folder that is not fit to be published.
 
     Raises:
-        ValueError: It is not complete, not of one environment and one clean commit, or its noise
+        UserError: It is not complete, not of one environment and one clean commit, or its noise
             floor is not known; naming what is missing.
     """
     if reasons := list(_reasons(folder)):
-        raise ValueError(f"{folder}: cannot be published: {'; '.join(reasons)}")
+        raise UserError(f"{folder}: cannot be published: {'; '.join(reasons)}")
 
 
 def _reasons(folder: Path) -> Iterator[str]:
@@ -143,7 +144,7 @@ def name_of(folder: Path, theme: str | None) -> str:
         theme: The last part; `None` for what the command line says that made it.
 
     Raises:
-        ValueError: The theme has other characters than such a name has.
+        UserError: The theme has other characters than such a name has.
     """
     if kernel_times.is_all_there_is(folder):
         record = kernel_times.read(folder)
@@ -155,7 +156,7 @@ def name_of(folder: Path, theme: str | None) -> str:
         told = _theme(stopping.last(folder))
     theme = told if theme is None else theme
     if not re.fullmatch("[a-z0-9]+(-[a-z0-9]+)*", theme) or len(theme) > MOST_LETTERS:
-        raise ValueError(
+        raise UserError(
             f"--name {theme!r}: expected small letters, digits and single hyphens, at most "
             f"{MOST_LETTERS} of them"
         )
@@ -194,20 +195,20 @@ def publish(folder: Path, to: Path, theme: str | None, about: str | None) -> tup
         The published folder, and whether it was not there before.
 
     Raises:
-        ValueError: It is not fit for that, or another one has its name.
+        UserError: It is not fit for that, or another one has its name.
     """
     again = folder.resolve().parent == to.resolve() and NAME.fullmatch(folder.resolve().name)
     if again and theme is not None:
-        raise ValueError(f"--name {theme}: {folder} is published already, and keeps its name")
+        raise UserError(f"--name {theme}: {folder} is published already, and keeps its name")
     if not again:
         check(folder)
     target = folder if again else to / name_of(folder, theme)
     if target.exists() and not again:
-        raise ValueError(f"{target}: is there already; --name gives it another name")
+        raise UserError(f"{target}: is there already; --name gives it another name")
     try:
         to.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(f"--to {to}: expected a folder; {error.strerror}") from None
+        raise UserError(f"--to {to}: expected a folder; {error.strerror}") from None
     with tempfile.TemporaryDirectory(dir=to, prefix=".publishing-") as name:
         new = Path(name) / "folder"
         _copy(folder, new)

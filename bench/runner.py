@@ -17,6 +17,7 @@ from typing import IO, Any, NamedTuple, Protocol
 
 from bench.budget import says_out_of_memory
 from bench.environment import cpus_allowed
+from bench.errors import UserError
 from bench.forkserver import Child, EventReader, ForkServer, ServerGoneError
 from bench.monitor import INTERVAL_S, Monitor, Reading, Sample, cpu_percent, oom_kills
 from bench.scratch import ScratchFolder
@@ -120,26 +121,26 @@ class Runner:
         """One answer from a function of the worker that gives one event.
 
         Raises:
-            ValueError: The answer is an error, or there was none.
+            UserError: The answer is an error, or there was none.
         """
         try:
             server = self._running_server()
             with tempfile.TemporaryFile() as log, self._fork(entry, request, log) as child:
                 answer = self._answer(server, child)
                 if answer is None:
-                    raise ValueError(f"the trial's process does not start: {child.log_tail()}")
+                    raise UserError(f"the trial's process does not start: {child.log_tail()}")
         except ServerGoneError as error:
             self.new_round()  # the next question gets another server
-            raise ValueError(str(error)) from None
+            raise UserError(str(error)) from None
         if "error" in answer:
-            raise ValueError(answer["error"])
+            raise UserError(answer["error"])
         return answer
 
     def probe(self, device: str) -> Probe:
         """Looks at a device; see `bench.environment.describe_device`.
 
         Raises:
-            ValueError: It is not there.
+            UserError: It is not there.
         """
         found = dict(self.ask("bench.worker:probe", {"device": device})["environment"])
         told = {name: found.pop(name) for name in ("device", "note", "free_bytes")}

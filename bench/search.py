@@ -12,6 +12,7 @@ from pathlib import Path
 
 from bench import journal, support, sweep
 from bench.budget import format_bytes
+from bench.errors import UserError, as_user_error
 from bench.predict import Prediction, Predictor, experiment
 from bench.runner import Runner
 from bench.sweep import Observer, Plan
@@ -160,7 +161,7 @@ def run(
         By the name of the variant, of those asked for.
 
     Raises:
-        ValueError: The user's mistake, in one line; rows that were written stay.
+        UserError: The user's mistake, in one line; rows that were written stay.
         InterruptedSearchError: By the user; likewise.
     """
     with Runner(plan.spec.workload.task, plan.timeout_s) as runner:
@@ -179,7 +180,7 @@ def read(folder: Path) -> dict[str, Certificate]:
     """What `run` has found in a folder, by the name of the variant.
 
     Raises:
-        ValueError: It has found nothing there.
+        UserError: It has found nothing there.
     """
     path = folder / FILE_NAME
     try:
@@ -190,9 +191,9 @@ def read(folder: Path) -> dict[str, Certificate]:
         }
     except FileNotFoundError:
         words = "as max-batch writes when it has come to its end"
-        raise ValueError(f"{folder}: expected a {FILE_NAME} in it, {words}") from None
+        raise UserError(f"{folder}: expected a {FILE_NAME} in it, {words}") from None
     except (ValueError, TypeError, KeyError, AttributeError):
-        raise ValueError(f"{path}: expected it as max-batch writes it") from None
+        raise UserError(f"{path}: expected it as max-batch writes it") from None
 
 
 @dataclass
@@ -217,7 +218,7 @@ class _Hunt:
         device = environment["device"]
         spec = plan.spec.resolved(support.resolve(plan.spec, runner, device, observer.note))
         for name, reason in support.unsupported(spec, runner, device).items():
-            raise ValueError(f"{name}: {reason}")
+            raise UserError(f"{name}: {reason}")
         self.asked = [spec.workload.variant_name(axes) for axes in spec.variants]
         others = [axes for axes in spec.variants if axes != self._plain]
         spec = replace(spec, variants=(self._plain, *others))
@@ -230,7 +231,8 @@ class _Hunt:
         trials = [trial for trial in trials if experiment(trial) in predictions]
         _check_least(trials, predictions, limits, target_bytes)
         (settings,) = spec.settings()
-        frames = spec.workload.prepare(settings, observer.preparing).train_size
+        with as_user_error():
+            frames = spec.workload.prepare(settings, observer.preparing).train_size
         self._cap, self._end = frames, "training set"
         if limits.cap is not None and limits.cap < frames:
             self._cap, self._end = limits.cap, "--cap"
@@ -242,7 +244,7 @@ class _Hunt:
         if earlier:
             samples = earlier[0].trial.samples
             if samples < (needed := steps * max(size for size, _ in expected)):
-                raise ValueError(
+                raise UserError(
                     f"--out {plan.folder}: its trials have {samples} samples, of which this search "
                     f"needs {needed}; expected another folder"
                 )
@@ -250,7 +252,7 @@ class _Hunt:
         if self._samples // steps < self._cap:
             self._cap, self._end = self._samples // steps, "samples"
         if self._cap < limits.multiple_of:
-            raise ValueError(
+            raise UserError(
                 f"--multiple-of {limits.multiple_of}: expected at most {self._cap} ({self._end})"
             )
         self._plan = replace(plan, spec=spec, predictions=predictions)
@@ -336,9 +338,9 @@ def _check_least(
     limits: Limits,
     target_bytes: float,
 ) -> None:
-    """Raises `ValueError` if nothing fits at all, as far as that is not only a bound."""
+    """Raises `UserError` if nothing fits at all, as far as that is not only a bound."""
     if not trials:
-        raise ValueError("max-batch: expected a variant that can be predicted")
+        raise UserError("max-batch: expected a variant that can be predicted")
     size = limits.multiple_of
     needs = {
         trial.variant: prediction.peak_bytes(size)
@@ -347,7 +349,7 @@ def _check_least(
     }
     least = min(needs, key=lambda variant: needs[variant], default=None)
     if least is not None and needs[least] > target_bytes:
-        raise ValueError(
+        raise UserError(
             f"budget {format_bytes(trials[0].budget_bytes)}: {least} at batch {size} needs "
             f"{format_bytes(needs[least])}, and {100 * limits.margin:g} % are to be left free"
         )

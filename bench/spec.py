@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.budget import parse_bytes
+from bench.errors import UserError, as_user_error
 from bench.stats import LEAST_ROUNDS
 from bench.trial import Scalar, Trial
 from bench.workload import Workload, load_object
@@ -175,26 +176,26 @@ class SweepSpec:
         return self.resolved(meanings).trials(device, self.budget_bytes or trial.budget_bytes)
 
     def check(self) -> None:
-        """Raises `ValueError` for values that are fine one by one but not together."""
+        """Raises `UserError` for values that are fine one by one but not together."""
         needed = 1 + self.one("warmup_steps") + self.one("measured_steps")
         largest = max(int(size) for size in self.grid["batch_size"])
         for settings in self.settings():
-            self.workload.check(settings)
-            self.check_train_size(self.workload.train_size(settings))
+            with as_user_error():
+                self.workload.check(settings)
+                train_size = self.workload.train_size(settings)
+            self.check_train_size(train_size)
         if self.one("samples") < needed * largest:
-            raise ValueError(
+            raise UserError(
                 f"samples {self.one('samples')}: batch_size {largest} needs at least "
                 f"{needed * largest} for its first, {self.one('warmup_steps')} warm-up and "
                 f"{self.one('measured_steps')} measured steps"
             )
 
     def check_train_size(self, train_size: int) -> None:
-        """Raises `ValueError` if a batch would not find enough samples in the training set."""
+        """Raises `UserError` if a batch would not find enough samples in the training set."""
         largest = max(int(size) for size in self.grid["batch_size"])
         if largest > train_size:
-            raise ValueError(
-                f"batch_size {largest}: the training set has only {train_size} samples"
-            )
+            raise UserError(f"batch_size {largest}: the training set has only {train_size} samples")
 
 
 def preset_names() -> list[str]:
@@ -210,7 +211,7 @@ def load(source: str | None, overrides: Mapping[str, Sequence[str]]) -> SweepSpe
         overrides: Name -> values as text, as `--set name=v1,v2` gives them.
 
     Raises:
-        ValueError: One line that names what was given, what was expected and where.
+        UserError: One line that names what was given, what was expected and where.
     """
     path = _find(source) if source is not None else Path("defaults")
     content = read_toml(path) if source is not None else {}
@@ -225,8 +226,8 @@ def load(source: str | None, overrides: Mapping[str, Sequence[str]]) -> SweepSpe
         values[name] = value if isinstance(value, list) else [value]
     try:  # before the overrides, so that a mistake in the file is told as the file's
         _build(path.stem, entry, workload, values)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     if "variants" in overrides and source in preset_names():
         values.pop("unsupported", None)  # what the user names gets a row, whatever comes of it
     for name, texts in overrides.items():
@@ -250,34 +251,34 @@ def _find(source: str) -> Path:
     if source.endswith(".toml"):
         return Path(source)
     if source not in preset_names():
-        raise ValueError(f"preset {source!r}: {suggest(source, preset_names())}")
+        raise UserError(f"preset {source!r}: {suggest(source, preset_names())}")
     return PRESETS / f"{source}.toml"
 
 
 def _load_workload(entry: Any) -> Workload:
     if type(entry) is not str:
-        raise ValueError(f"workload {entry!r}: expected one text, MODULE:ATTRIBUTE")
+        raise UserError(f"workload {entry!r}: expected one text, MODULE:ATTRIBUTE")
     try:
         found = load_object(entry)
-    except ValueError as error:
-        raise ValueError(f"workload {error}") from None
+    except UserError as error:
+        raise UserError(f"workload {error}") from None
     described = isinstance(found, Workload) and not isinstance(found, type)
     if not described:
-        raise ValueError(f"workload {entry!r}: expected an object as bench.workload.Workload is")
+        raise UserError(f"workload {entry!r}: expected an object as bench.workload.Workload is")
     workload: Workload = found
     return workload
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """What a TOML file holds; raises `ValueError` naming the file if that cannot be told."""
+    """What a TOML file holds; raises `UserError` naming the file if that cannot be told."""
     try:
         return tomllib.loads(path.read_text())
     except FileNotFoundError:
-        raise ValueError(f"{path}: no such file") from None
+        raise UserError(f"{path}: no such file") from None
     except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}") from None
+        raise UserError(f"{path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not TOML: {error}") from None
+        raise UserError(f"{path}: not TOML: {error}") from None
 
 
 def _names(workload: Workload) -> list[str]:
@@ -286,19 +287,19 @@ def _names(workload: Workload) -> list[str]:
 
 def _known(name: str, names: list[str], where: str) -> None:
     if name not in names:
-        raise ValueError(f"{where}: unknown name {name!r}: {suggest(name, names)}")
+        raise UserError(f"{where}: unknown name {name!r}: {suggest(name, names)}")
 
 
 def _from_text(name: str, text: str, workload: Workload) -> Scalar:
     if not text:
-        raise ValueError(f"{name} {text!r}: expected a value")
+        raise UserError(f"{name} {text!r}: expected a value")
     default = {**HARNESS_SETTINGS, **workload.settings}.get(name, "")
     if isinstance(default, str):
         return text
     try:
         return int(text) if isinstance(default, int) else float(text)
     except ValueError:
-        raise ValueError(f"{name} {text!r}: expected {_expected(default)}") from None
+        raise UserError(f"{name} {text!r}: expected {_expected(default)}") from None
 
 
 def _expected(default: Scalar) -> str:
@@ -307,27 +308,27 @@ def _expected(default: Scalar) -> str:
 
 def _check_harness(name: str, values: Sequence[Scalar]) -> None:
     if name not in _LISTS and len(values) > 1:
-        raise ValueError(f"{name} {', '.join(map(str, values))}: expected one value per sweep")
+        raise UserError(f"{name} {', '.join(map(str, values))}: expected one value per sweep")
     minimum, maximum = _MINIMUM.get(name, 1), _MAXIMUM.get(name, _SEED_MAXIMUM)
     for value in values:
         if isinstance(value, int) and value < minimum:
-            raise ValueError(f"{name} {value}: expected a whole number of at least {minimum}")
+            raise UserError(f"{name} {value}: expected a whole number of at least {minimum}")
         if isinstance(value, int) and value > maximum:
-            raise ValueError(f"{name} {value}: expected a whole number of at most {maximum}")
+            raise UserError(f"{name} {value}: expected a whole number of at most {maximum}")
 
 
 def _build(name: str, entry: str, workload: Workload, values: Mapping[str, list[Any]]) -> SweepSpec:
     for key, given in values.items():
         if not given:
-            raise ValueError(f"{key}: expected at least one value")
+            raise UserError(f"{key}: expected at least one value")
     grid: dict[str, tuple[Scalar, ...]] = {}
     for key, default in {**HARNESS_SETTINGS, **workload.settings}.items():
         given = _unique(values.get(key, [default]))
         for value in given:
             if type(value) is not type(default):  # isinstance would take True for a number
-                raise ValueError(f"{key} {value!r}: expected {_expected(default)}")
+                raise UserError(f"{key} {value!r}: expected {_expected(default)}")
         if key in workload.data_settings and len(given) > 1:
-            raise ValueError(f"{key} {', '.join(map(str, given))}: expected one value per sweep")
+            raise UserError(f"{key} {', '.join(map(str, given))}: expected one value per sweep")
         grid[key] = tuple(given)
     if grid["ci_width"][0] and "rounds" not in values:
         grid["rounds"] = (_ADAPTIVE_ROUNDS,)
@@ -335,24 +336,26 @@ def _build(name: str, entry: str, workload: Workload, values: Mapping[str, list[
         _check_harness(key, grid[key])
     _check_device(str(grid["device"][0]))
     if (choice := str(grid["unsupported"][0])) not in _UNSUPPORTED:
-        raise ValueError(f"unsupported {choice!r}: {suggest(choice, _UNSUPPORTED)}")
+        raise UserError(f"unsupported {choice!r}: {suggest(choice, _UNSUPPORTED)}")
     spec = SweepSpec(name, entry, workload, _variants(workload, values), grid)
     _ = spec.budget_bytes  # read now, so that a typing mistake is told now
     if spec.ci_width and spec.one("rounds") < LEAST_ROUNDS:
-        raise ValueError(f"rounds {spec.one('rounds')}: ci_width needs at least {LEAST_ROUNDS}")
+        raise UserError(f"rounds {spec.one('rounds')}: ci_width needs at least {LEAST_ROUNDS}")
     return spec
 
 
 def _variants(workload: Workload, values: Mapping[str, list[Any]]) -> tuple[Mapping[str, str], ...]:
     """The variants listed, each unfolded over the axes that are given values."""
     plain = {axis: choices[0] for axis, choices in workload.axes.items()}
-    listed = [workload.parse_variant(str(text)) for text in values.get("variants", [])] or [plain]
+    with as_user_error():
+        listed = [workload.parse_variant(str(text)) for text in values.get("variants", [])]
+    listed = listed or [plain]
     for axis, choices in workload.axes.items():
         if axis in values:
             valid = (*choices, *workload.preferences.get(axis, ()))
             for value in values[axis]:
                 if value not in valid:
-                    raise ValueError(f"{axis} {value!r}: {suggest(str(value), valid)}")
+                    raise UserError(f"{axis} {value!r}: {suggest(str(value), valid)}")
             listed = [{**axes, axis: value} for axes in listed for value in values[axis]]
     return tuple(_unique(listed))
 
@@ -361,14 +364,14 @@ def parse_share(name: str, text: str) -> float:
     """A percentage, such as 5% or 5, as a share.
 
     Raises:
-        ValueError: It is none, or not above 0 and below 100; naming what it was given as.
+        UserError: It is none, or not above 0 and below 100; naming what it was given as.
     """
     try:
         percent = float(text.removesuffix("%"))
     except ValueError:
         percent = math.nan
     if not 0 < percent < 100:
-        raise ValueError(f"{name} {text!r}: expected a percentage above 0 and below 100")
+        raise UserError(f"{name} {text!r}: expected a percentage above 0 and below 100")
     return percent / 100
 
 
@@ -382,4 +385,4 @@ def _unique(items: Iterable[Any]) -> list[Any]:
 
 def _check_device(device: str) -> None:
     if not re.fullmatch(r"auto|cpu|cuda(:(0|[1-9][0-9]?))?", device):
-        raise ValueError(f"device {device!r}: {suggest(device, ('auto', 'cpu', 'cuda', 'cuda:N'))}")
+        raise UserError(f"device {device!r}: {suggest(device, ('auto', 'cpu', 'cuda', 'cuda:N'))}")

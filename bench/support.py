@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from bench.errors import UserError
 from bench.runner import Runner
 from bench.spec import SweepSpec
 
@@ -80,7 +81,7 @@ def supported(spec: SweepSpec, runner: Runner, device: str, note: Note) -> Sweep
     """The sweep without the variants that the device does not support, if it asks for that.
 
     Raises:
-        ValueError: It supports none of them.
+        UserError: It supports none of them.
     """
     if spec.one("unsupported") != "skip":
         return spec
@@ -93,5 +94,5 @@ def supported(spec: SweepSpec, runner: Runner, device: str, note: Note) -> Sweep
     )
     if not variants:
         reason = next(iter(reasons.values()))
-        raise ValueError(f"unsupported 'skip': {device} can do none of the variants: {reason}")
+        raise UserError(f"unsupported 'skip': {device} can do none of the variants: {reason}")
     return dataclasses.replace(spec, variants=variants)

@@ -13,6 +13,7 @@ from bench import journal as journals
 from bench import noise, previews, stopping, support
 from bench.budget import DEFAULT_BUDGET_BYTES, default_budget, format_bytes
 from bench.environment import describe_host
+from bench.errors import UserError, as_user_error
 from bench.estimate import estimate_s
 from bench.journal import Journal, Row, check_comparable
 from bench.monitor import nvml_describe, nvml_free_bytes
@@ -86,7 +87,7 @@ def run(plan: Plan, observer: Observer, runner: Runner | None = None) -> bool:
         Whether it came to its end; `False` when the user interrupted it.
 
     Raises:
-        ValueError: The user's mistake, in one line; rows that were written stay.
+        UserError: The user's mistake, in one line; rows that were written stay.
     """
     spec = plan.spec
     began_at = datetime.now(UTC).isoformat(timespec="seconds")
@@ -301,9 +302,9 @@ def earlier_rows(folder: Path) -> list[Row]:
     """What is in the folder already; tells at once if nothing could be written there."""
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not there.is_dir():
-        raise ValueError(f"--out {folder}: expected a folder, {there} is a file")
+        raise UserError(f"--out {folder}: expected a folder, {there} is a file")
     if not os.access(there, os.W_OK | os.X_OK):
-        raise ValueError(f"--out {folder}: {there} cannot be written")
+        raise UserError(f"--out {folder}: {there} cannot be written")
     return journals.read_if_any(folder)
 
 
@@ -349,7 +350,7 @@ def _budget(
 
 
 def check_budget(runner: Runner, environment: Mapping[str, Any], budget_bytes: int) -> int:
-    """Raises `ValueError` if a trial's process does not fit the budget at all.
+    """Raises `UserError` if a trial's process does not fit the budget at all.
 
     Returns:
         Bytes of the budget that the CUDA context takes; 0 on a CPU.
@@ -366,10 +367,11 @@ def _may_fit(trial: Trial, predictions: Mapping[str, Prediction]) -> bool:
 
 def _prepare(spec: SweepSpec, observer: Observer) -> list[tuple[dict[str, Scalar], Data]]:
     """The data of every combination of settings; the cache makes repetitions cheap."""
-    data = [
-        (settings, spec.workload.prepare(settings, observer.preparing))
-        for settings in spec.settings()
-    ]
+    with as_user_error():
+        data = [
+            (settings, spec.workload.prepare(settings, observer.preparing))
+            for settings in spec.settings()
+        ]
     for note in dict.fromkeys(note for _, ready in data for note in ready.notes):
         observer.note(note)
     for _, ready in data:  # some frames may have been left out

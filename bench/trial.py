@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any
 
+from bench.errors import UserError
+
 Scalar = int | float | str
 
 PHASES = ("data", "forward", "backward", "optimizer")
@@ -101,13 +103,11 @@ class Trial:
         """The inverse of `to_json`.
 
         Raises:
-            ValueError: A field is missing or unknown.
+            UserError: A field is missing or unknown.
         """
         names = {f.name for f in fields(cls)}
         if wrong := names.symmetric_difference(data):
-            raise ValueError(
-                f"a trial has exactly the fields {sorted(names)}; odd: {sorted(wrong)}"
-            )
+            raise UserError(f"a trial has exactly the fields {sorted(names)}; odd: {sorted(wrong)}")
         return cls(**data)
 
 

@@ -22,6 +22,7 @@ from bench import budget as memory_budget
 from bench import previews
 from bench.compilation import Compilation, use_compile_cache
 from bench.environment import ROOT, describe_device
+from bench.errors import UserError
 from bench.stats import SETTLED_STEPS, has_settled
 from bench.steps import StepBoard
 from bench.trial import PHASES, Status, Trial, TrialResult
@@ -119,7 +120,7 @@ def probe(request: dict[str, Any], pipe: IO[bytes]) -> None:
     events = Events(pipe)
     try:
         events.send({"environment": describe_device(request["device"])})
-    except ValueError as error:
+    except UserError as error:
         events.send({"error": str(error)})
 
 
@@ -136,7 +137,7 @@ def check_budget(request: dict[str, Any], pipe: IO[bytes]) -> None:
             request["device"], request["budget_bytes"], request["gpu_uuid"]
         )
         events.send({"context_bytes": budget.limits.get("context_bytes") or 0})
-    except ValueError as error:
+    except UserError as error:
         events.send({"error": str(error)})
 
 
@@ -190,7 +191,7 @@ def _run(request: dict[str, Any], events: Events) -> None:
     result = TrialResult(Status.OK)
     try:
         budget = memory_budget.enforce(trial.device, trial.budget_bytes, request["gpu_uuid"])
-    except ValueError as error:  # the device has filled up since the sweep began
+    except UserError as error:  # the device has filled up since the sweep began
         result.status, result.reason = Status.OOM, str(error)
     else:
         result.memory.update(budget.limits)

@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from bench.errors import UserError
 from bench.trial import Scalar
 
 Progress = Callable[[int, int], None]
@@ -204,12 +205,12 @@ def load_object(entry: str) -> Any:
     """What `module:attribute` names.
 
     Raises:
-        ValueError: It cannot be found.
+        UserError: It cannot be found.
     """
     module_name, _, attribute = entry.partition(":")
     try:
         return getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise ValueError(
+        raise UserError(
             f"{entry!r}: expected MODULE:ATTRIBUTE of something that can be imported ({error})"
         ) from None

@@ -14,7 +14,7 @@ def main(arguments: Sequence[str], capsys: pytest.CaptureFixture[str]) -> tuple[
     return caught.value.code, out, error
 
 
-class Captured(Exception):  # noqa: N818 (no error, but the way out)
+class Captured(BaseException):
     """Carries the plan that a command would have carried out."""
 
 

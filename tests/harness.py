@@ -1,6 +1,7 @@
 """What tests of the process side share."""
 
 import contextlib
+import copy
 import json
 import os
 import select
@@ -185,16 +186,36 @@ def run_toy(
         return runner.run(trial, TOY_DATA, None, stop, listener, compiled=compiled, again=True)
 
 
+ENVIRONMENT: Mapping[str, Any] = {
+    "torch": "2.0",
+    "device_name": "a device",
+    "commit": None,
+    "dirty": None,
+    "cpus_allowed": 2,
+}
+
+MEASURED: Mapping[str, Any] = {
+    "phase_at_s": {"measuring": 1.0, "training": 2.0},
+    "step_phase_s": [[0.1, 0.2, 0.3, 0.4]] * 2,
+    "step_samples": [4, 4],
+    "window": [1, 2],
+    "quality": {"final_mse": 1.0},
+}
+"""The least that a result tells of a trial that ended well."""
+
+
 def row_of(
     trial: Trial, status: Status = Status.OK, environment: Mapping[str, Any] | None = None
 ) -> Row:
-    reason = None if status is Status.OK else "for a reason"
+    result = TrialResult(status, "for a reason")
+    if status is Status.OK:
+        result = TrialResult(status, **copy.deepcopy(dict(MEASURED)))
     return Row(
         trial,
         {"name": "toy", "plain": "none"},
         {"source": "toy", "size": 64},
-        dict(environment or {"torch": "2.0", "device_name": "a device"}),
-        TrialResult(status, reason),
+        {**ENVIRONMENT, **(environment or {})},
+        result,
     )
 
 

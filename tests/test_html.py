@@ -130,7 +130,7 @@ def test_previews_are_shown_once_where_all_have_them_alike(
 
 
 @pytest.mark.parametrize("name", ["../secret.png", "/etc/passwd", "secret.png"])
-def test_a_journal_of_others_gets_at_no_other_file(
+def test_a_journal_of_others_that_names_another_file_is_refused(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "out"
@@ -139,7 +139,11 @@ def test_a_journal_of_others_gets_at_no_other_file(
         path.write_text("secret")
     one = timed("fp32", 4, 60)
     rows = [replace(one, result=replace(one.result, previews={"true": name}))]
-    assert "<img" not in html_of(write(folder, rows), capsys)
+    code, out, error = main(["report", str(write(folder, rows)), "--html"], capsys)
+    assert (code, out) == (2, "")
+    assert f"{folder / FILE_NAME}, line 1: " in error
+    assert "previews.true" in error
+    assert not (folder / "report.html").exists()
 
 
 def test_another_workload_s_code_is_not_run(

@@ -19,7 +19,7 @@ from bench import worker
 from bench.runner import Runner
 from bench.steps import StepBoard
 from bench.trial import PHASES, Status, Trial, TrialResult
-from bench.worker import CpuClock, CudaClock, StepClock, measured_until, sample_batches
+from bench.worker import CpuClock, CudaClock, measured_until, sample_batches
 from tests.children import MIB
 from tests.harness import LIMIT_S, run_toy, toy_trial
 from tests.toy import PLAIN, SETTINGS

@@ -4,6 +4,7 @@ from argparse import Namespace
 
 from bench import arguments, journal, spec
 from bench.commands import EXIT_FAILED, EXIT_INCONCLUSIVE
+from bench.errors import UserError
 from bench.output import Output, print_line, write_page
 
 
@@ -21,11 +22,11 @@ def run(options: Namespace) -> int:
     ]
     if options.allow_inconclusive and not gates:
         names = ", ".join(f"--{option}" for option in arguments.GATES)
-        raise ValueError(f"--allow-inconclusive: expected a gate beside it, one of {names}")
+        raise UserError(f"--allow-inconclusive: expected a gate beside it, one of {names}")
     asked = 1 if options.variants else 2
     if len({folder.resolve() for folder in options.folders}) != asked:
         beside = "one folder beside --variants" if asked == 1 else "two that differ, or --variants"
-        raise ValueError(f"compare {' '.join(map(str, options.folders))}: expected {beside}")
+        raise UserError(f"compare {' '.join(map(str, options.folders))}: expected {beside}")
     if options.variants:
         sides = by_variant(journal.read(options.folders[0]), options.variants)
     else:

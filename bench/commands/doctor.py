@@ -9,6 +9,7 @@ from bench import arguments, doctor, noise, spec, sweep
 from bench.commands import EXIT_FAILED
 from bench.commands.measuring import load, measure
 from bench.environment import describe_host
+from bench.errors import UserError
 from bench.monitor import nvml_describe
 from bench.output import Output, print_line, print_page, write_page
 from bench.runner import Runner
@@ -55,14 +56,14 @@ def _noise(options: Namespace) -> int:
 
     asked = load(options)
     if (rounds := asked.one("rounds")) < noise.LEAST_PROCESSES:
-        raise ValueError(f"rounds {rounds}: expected at least {noise.LEAST_PROCESSES}")
+        raise UserError(f"rounds {rounds}: expected at least {noise.LEAST_PROCESSES}")
     rows, code = measure(options, asked, "noise")
     if code:
         return code
     asked_keys = {trial.key for trial in asked.trials_like(rows[0])}
     described = noise.describe([row for row in rows if row.trial.key in asked_keys])
     if not described["cells"]:
-        raise ValueError(
+        raise UserError(
             f"no cell ended well {noise.LEAST_PROCESSES} times; the same command with --out "
             f"{options.out or 'DIR'} goes on"
         )

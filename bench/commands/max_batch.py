@@ -8,6 +8,7 @@ from bench import arguments, journal, search, spec
 from bench.commands import EXIT_FAILED, EXIT_INTERRUPTED
 from bench.commands.measuring import plan_to_run, table_page
 from bench.display import LineDisplay
+from bench.errors import UserError
 from bench.output import Output, print_line, print_written, write_page, write_tables
 
 if TYPE_CHECKING:
@@ -23,9 +24,9 @@ def run(options: Namespace) -> int:
     asked = spec.load(source, {"rounds": [str(search.LEAST_ROUNDS)]} | overrides)
     for name, values in asked.grid.items():
         if len(values) > 1:
-            raise ValueError(f"--set {name}={','.join(map(str, values))}: expected one value")
+            raise UserError(f"--set {name}={','.join(map(str, values))}: expected one value")
     if (rounds := asked.one("rounds")) < search.LEAST_ROUNDS:
-        raise ValueError(f"rounds {rounds}: expected at least {search.LEAST_ROUNDS}, to certify")
+        raise UserError(f"rounds {rounds}: expected at least {search.LEAST_ROUNDS}, to certify")
     plan = plan_to_run(options, asked, "max-batch")
     folder = plan.folder
     console = Output(stderr=options.json)

@@ -12,6 +12,7 @@ from bench.arguments import DEFAULT_PRESETS, NOISE_PRESETS
 from bench.commands import EXIT_INTERRUPTED
 from bench.display import make_display
 from bench.environment import has_gpu
+from bench.errors import UserError
 from bench.events import JsonDisplay
 from bench.output import Output, print_line, print_page, print_written, write_tables
 
@@ -53,7 +54,7 @@ def measure(options: Namespace, asked: spec.SweepSpec, name: str) -> tuple[list[
 def plan_to_run(options: Namespace, asked: spec.SweepSpec, name: str) -> sweep.Plan:
     """A sweep as the options want it run."""
     if options.retry and options.out is None:
-        raise ValueError("--retry: expected --out with the folder of an earlier sweep")
+        raise UserError("--retry: expected --out with the folder of an earlier sweep")
     return sweep.Plan(
         spec=asked,
         folder=folder_of(options, name),
@@ -67,7 +68,7 @@ def plan_to_run(options: Namespace, asked: spec.SweepSpec, name: str) -> sweep.P
 def folder_of(options: Namespace, name: str) -> Path:
     """Where to write: what `--out` says, or a new folder."""
     if options.out == "":
-        raise ValueError("--out '': expected a folder")
+        raise UserError("--out '': expected a folder")
     now = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
     return Path(options.out or f"results/local/{now}_{name}")
 

@@ -3,6 +3,7 @@
 from argparse import Namespace
 from pathlib import Path
 
+from bench.errors import UserError
 from bench.output import Output, print_line
 
 
@@ -13,9 +14,9 @@ def run(options: Namespace) -> int:
 
     to = Path("results" if options.to is None else options.to)
     if options.to == "":
-        raise ValueError("--to '': expected a folder")
+        raise UserError("--to '': expected a folder")
     if options.to is None and not (to / PAGE_NAME).exists():
-        raise ValueError(
+        raise UserError(
             f"publish: there is no {to / PAGE_NAME} here; expected to be in a checkout, or --to "
             "with the folder of what is published"
         )

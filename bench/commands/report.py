@@ -7,6 +7,7 @@ from bench import arguments, journal, kernel_times, search, spec
 from bench.arguments import FORMATS, VIEWS
 from bench.commands.max_batch import max_batch_page
 from bench.commands.measuring import table_page
+from bench.errors import UserError
 from bench.output import Output, print_line, write_files, write_page
 
 
@@ -15,15 +16,15 @@ def run(options: Namespace) -> int:
     style = arguments.style(options)
     lengths = {name: arguments.run_length(options, name) for name in ("images", "epochs")}
     if options.view not in (None, *VIEWS):
-        raise ValueError(f"--view {options.view!r}: {spec.suggest(options.view, VIEWS)}")
+        raise UserError(f"--view {options.view!r}: {spec.suggest(options.view, VIEWS)}")
     view = options.view
     has_length = any(length is not None for length in lengths.values())
     if has_length and view in (None, search.VIEW, kernel_times.VIEW):
-        raise ValueError("--images and --epochs: expected with --view compiled-vs-eager")
+        raise UserError("--images and --epochs: expected with --view compiled-vs-eager")
     if options.html or options.plots:
         return _write_document(options)
     if options.out is not None:
-        raise ValueError("--out: expected with --html or --plots")
+        raise UserError("--out: expected with --html or --plots")
     if view is None and kernel_times.is_all_there_is(options.folder):
         view = kernel_times.VIEW
     if view == kernel_times.VIEW:
@@ -47,11 +48,11 @@ def _write_document(options: Namespace) -> int:
     asked = "--html" if options.html else "--plots"
     if options.view is not None or options.style != FORMATS[0]:
         beside = f"--view {options.view}" if options.view else f"--format {options.style}"
-        raise ValueError(f"{beside}: not with {asked}, which writes files")
+        raise UserError(f"{beside}: not with {asked}, which writes files")
     if options.out == "":
-        raise ValueError("--out '': expected a folder")
+        raise UserError("--out '': expected a folder")
     if kernel_times.is_all_there_is(options.folder):
-        raise ValueError(
+        raise UserError(
             f"{asked}: {options.folder} holds {kernel_times.FILE_NAME} only, which has a table and "
             "no page; expected what a sweep has written"
         )

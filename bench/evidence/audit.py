@@ -9,6 +9,7 @@ import sys
 from typing import Any
 
 from bench.budget import default_budget, enforce, is_out_of_memory, parse_bytes
+from bench.errors import UserError
 from bench.monitor import nvml_free_bytes, nvml_process_bytes, read_proc_status
 
 BLOCK_BYTES = 2**24
@@ -33,7 +34,7 @@ def audit(device: str, budget_bytes: int, gpu_uuid: str | None = None) -> dict[s
         `recovered` (whether half of it could be taken again).
 
     Raises:
-        ValueError: The process needs more than the budget before it has done anything.
+        UserError: The process needs more than the budget before it has done anything.
     """
     import torch
 
@@ -109,7 +110,7 @@ def main() -> None:
     asked = parse_bytes(budget) if budget else default_budget(int(free_bytes))
     try:
         found = audit(device, asked, gpu_uuid or None)
-    except ValueError as error:
+    except UserError as error:
         sys.exit(str(error))
     sys.stdout.write(json.dumps(found) + "\n")
 

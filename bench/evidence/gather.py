@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from bench.environment import COMPARABLE, ROOT
+from bench.errors import UserError
 from bench.evidence import record
 from bench.evidence.parts import Ended, Part
 from bench.evidence.plan import Plan
@@ -73,7 +74,7 @@ def gather(
         How each part stands now, by its name.
 
     Raises:
-        ValueError: The device is not there, or the folder's evidence comes from another machine.
+        UserError: The device is not there, or the folder's evidence comes from another machine.
         KeyboardInterrupt: The user's; what was found is safe.
     """
     end_s = time.monotonic() + limit_s - RESERVE_S
@@ -107,9 +108,9 @@ def _machine(plan: Plan, folder: Path, end_s: float) -> record.Line:
     command += ["unet-bench", *sys.argv[1:]]
     ended = _watch(command, end_s, lambda _: None)
     if not ended.in_time:
-        raise ValueError(f"device {plan.device}: nothing was heard of it within the time limit")
+        raise UserError(f"device {plan.device}: nothing was heard of it within the time limit")
     if not ended.answer:
-        raise ValueError(ended.last_line or f"device {plan.device}: {ended.how}")
+        raise UserError(ended.last_line or f"device {plan.device}: {ended.how}")
     machine: record.Line = json.loads(ended.answer)
     for before in record.read(folder, "machine")[:1]:  # all others are like it
         for name in COMPARABLE:

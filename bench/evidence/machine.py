@@ -6,6 +6,7 @@ from typing import Any
 
 from bench.doctor import examine
 from bench.environment import describe_device, describe_host, package_version
+from bench.errors import UserError
 from bench.monitor import nvml_describe
 
 PACKAGES = (
@@ -25,7 +26,7 @@ def describe(device: str, command: list[str]) -> dict[str, Any]:
     """A `machine` line of the record.
 
     Raises:
-        ValueError: The device is not there.
+        UserError: The device is not there.
     """
     environment = describe_host(command) | describe_device(device)
     free_bytes, uuid = environment.pop("free_bytes"), environment["gpu_uuid"]
@@ -47,7 +48,7 @@ def main() -> None:
     device, *command = sys.argv[1:]
     try:
         sys.stdout.write(json.dumps(describe(device, command)) + "\n")
-    except ValueError as error:
+    except UserError as error:
         sys.exit(str(error))
 
 

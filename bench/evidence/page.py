@@ -7,6 +7,7 @@ from typing import Any
 
 from bench import journal, kernel_times
 from bench.budget import format_bytes
+from bench.errors import UserError
 from bench.evidence import record
 from bench.evidence.gather import Outcome
 from bench.evidence.outcomes import Outcomes
@@ -89,7 +90,7 @@ def _sweep(part: Sweep, folder: Path, rows: Sequence[Row]) -> Found:
     frame = cell_frame(own)
     try:
         page = views.page(frame, part.view) if part.view else tables.page(frame)
-    except ValueError as error:  # as yet there is nothing for this view to show
+    except UserError as error:  # as yet there is nothing for this view to show
         return f"{NOT_MEASURED}: {error}", []
     left = part.left(folder)
     notes = [f"Trials that are {NOT_MEASURED} yet: {left}."] if left else []

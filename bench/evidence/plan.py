@@ -8,6 +8,7 @@ from typing import Any
 from bench import spec
 from bench.budget import parse_bytes
 from bench.environment import ROOT
+from bench.errors import UserError
 from bench.evidence.parts import Budget, Kernels, Part, Suite, Sweep
 from bench.kernel_times import check_rounds
 from bench.report.views import VIEWS
@@ -60,19 +61,19 @@ def load(source: str) -> Plan:
         source: A plan's name, or a path ending in `.toml`.
 
     Raises:
-        ValueError: One line that names what was given, what was expected and where.
+        UserError: One line that names what was given, what was expected and where.
     """
     if source.endswith(".toml"):
         path = Path(source)
     elif source in plan_names():
         path = PLANS / f"{source}.toml"
     else:
-        raise ValueError(f"plan {source!r}: {spec.suggest(source, plan_names())}, or a .toml file")
+        raise UserError(f"plan {source!r}: {spec.suggest(source, plan_names())}, or a .toml file")
     content = spec.read_toml(path)
     try:
         return _build(path.stem, content)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def _build(name: str, content: dict[str, Any]) -> Plan:
@@ -86,23 +87,23 @@ def _build(name: str, content: dict[str, Any]) -> Plan:
     for number, part in enumerate(content.get("part", []), start=1):
         try:
             parts.append(_part(part, common, budget, parts))
-        except ValueError as error:
-            raise ValueError(f"part {number}: {error}") from None
+        except UserError as error:
+            raise UserError(f"part {number}: {error}") from None
     if not parts:
-        raise ValueError("expected at least one [[part]]")
+        raise UserError("expected at least one [[part]]")
     return Plan(name, device, tuple(parts))
 
 
 def _part(part: Any, common: Mapping[str, list[str]], budget: str, earlier: Sequence[Part]) -> Part:
     kind = str(part.get("kind")) if isinstance(part, dict) else ""
     if kind not in _KINDS:
-        raise ValueError(f"kind {kind!r}: {spec.suggest(kind, _KINDS)}")
+        raise UserError(f"kind {kind!r}: {spec.suggest(kind, _KINDS)}")
     _check(part, {**_PART, **_KINDS[kind]})
     name, minutes = part.get("name", kind), part.get("minutes", 0)
     if name in [other.name for other in earlier]:
-        raise ValueError(f"name {name!r}: expected another, there is such a part already")
+        raise UserError(f"name {name!r}: expected another, there is such a part already")
     if not 0 < minutes < float("inf"):
-        raise ValueError(f"minutes {minutes!r}: expected a number above 0")
+        raise UserError(f"minutes {minutes!r}: expected a number above 0")
     if kind == "budget":
         return Budget(name, minutes, budget)
     if kind == "kernels":
@@ -111,15 +112,13 @@ def _part(part: Any, common: Mapping[str, list[str]], budget: str, earlier: Sequ
         paths = tuple(map(str, part.get("paths", [ROOT / "tests"])))
         for path in paths:
             if not Path(path).exists():
-                raise ValueError(f"{path}: no such tests; expected a checkout")
+                raise UserError(f"{path}: no such tests; expected a checkout")
         return Suite(name, minutes, part.get("mark", ""), paths, tuple(part.get("last", ())))
     if "preset" not in part:
-        raise ValueError(
-            f"preset missing: {spec.suggest('', spec.preset_names())}, or a .toml file"
-        )
+        raise UserError(f"preset missing: {spec.suggest('', spec.preset_names())}, or a .toml file")
     view = part.get("view")
     if view is not None and view not in VIEWS:
-        raise ValueError(f"view {view!r}: {spec.suggest(view, VIEWS)}")
+        raise UserError(f"view {view!r}: {spec.suggest(view, VIEWS)}")
     values = {**common, **_texts(part.get("set", {}))}
     spec.load(part["preset"], values)  # told now, if there is a mistake in it
     rivals = [other for other in earlier if isinstance(other, Sweep)]
@@ -130,12 +129,12 @@ def _part(part: Any, common: Mapping[str, list[str]], budget: str, earlier: Sequ
 def _check(given: Mapping[str, Any], known: Mapping[str, Any]) -> None:
     for name, value in given.items():
         if name not in known:
-            raise ValueError(f"unknown name {name!r}: {spec.suggest(name, known)}")
+            raise UserError(f"unknown name {name!r}: {spec.suggest(name, known)}")
         fits = isinstance(value, known[name])
         if isinstance(value, bool):  # which Python takes for a number
             fits = known[name] is bool
         if not fits:
-            raise ValueError(f"{name} {value!r}: expected {_WORDS[known[name]]}")
+            raise UserError(f"{name} {value!r}: expected {_WORDS[known[name]]}")
 
 
 def _texts(values: Mapping[str, Any]) -> dict[str, list[str]]:

@@ -22,6 +22,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from bench.errors import UserError
+
 FILE_NAME = "evidence.jsonl"
 SCHEMA = 1
 
@@ -46,7 +48,7 @@ def read(folder: Path, kind: str) -> list[Line]:
     """All lines of a kind, oldest first; none where there is no file. A torn line is passed over.
 
     Raises:
-        ValueError: A line of another schema.
+        UserError: A line of another schema.
     """
     path = folder / FILE_NAME
     if not path.exists():
@@ -59,7 +61,7 @@ def read(folder: Path, kind: str) -> list[Line]:
             continue
         schema = line.get("schema") if isinstance(line, dict) else None
         if schema != SCHEMA:
-            raise ValueError(f"{path}, line {number}: schema {schema!r}: expected {SCHEMA}")
+            raise UserError(f"{path}, line {number}: schema {schema!r}: expected {SCHEMA}")
         if line.get("kind") == kind:
             found.append(line)
     return found
@@ -70,16 +72,16 @@ def locked(folder: Path) -> Iterator[None]:
     """Keeps a second command out of the folder, which is made when needed.
 
     Raises:
-        ValueError: It cannot be made or written, or another command is at work there.
+        UserError: It cannot be made or written, or another command is at work there.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / FILE_NAME).open("ab")
     except OSError as error:
-        raise ValueError(f"--out {folder}: {error.strerror}") from None
+        raise UserError(f"--out {folder}: {error.strerror}") from None
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ValueError(f"--out {folder}: another command is at work there") from None
+            raise UserError(f"--out {folder}: another command is at work there") from None
         yield

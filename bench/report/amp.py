@@ -17,7 +17,7 @@ def amp(cells: list[Record]) -> Page:
         cells: Of `cell_frame`.
 
     Raises:
-        ValueError: All rows have the plain precision.
+        UserError: All rows have the plain precision.
     """
     pairs = find(cells, NAME, "precision", "reduced", "precision")
     for line in pairs.lines:

@@ -84,7 +84,7 @@ def compare(
         ignored: See `bench.report.sides.check`.
 
     Raises:
-        ValueError: They cannot be compared, or have no cell in common.
+        UserError: They cannot be compared, or have no cell in common.
     """
     notes = check(there, here, ignored)
     pairs = matched(there, here)

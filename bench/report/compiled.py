@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from bench.errors import UserError
 from bench.report import Record
 from bench.report.notes import compile_seconds_note
 from bench.report.page import Column, Page, ratio_text
@@ -50,12 +51,12 @@ class RunLength:
         """In images.
 
         Raises:
-            ValueError: The row does not tell how many make an epoch.
+            UserError: The row does not tell how many make an epoch.
         """
         if not self._in_epochs:
             return self.amount
         if pd.isna(line["train_size"]):
-            raise ValueError(
+            raise UserError(
                 f"{self.option} {self.amount:g}: the rows do not tell how many images an epoch "
                 "has; give --images"
             )
@@ -74,7 +75,7 @@ def compiled_vs_eager(cells: list[Record], run: RunLength | None) -> Page:
         run: To be judged by; `None` leaves it at the break-even.
 
     Raises:
-        ValueError: Nothing was compiled, or the length of the run is not known.
+        UserError: Nothing was compiled, or the length of the run is not known.
     """
     pairs = find(cells, NAME, "compile", "compiled", "mode")
     plain = pairs.axis.plain

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from bench.budget import GIB
+from bench.errors import UserError
 from bench.journal import Row, check_comparable
 from bench.monitor import cpu_percent, window_of
 from bench.noise import of_row
@@ -81,10 +82,10 @@ def cell_frame(rows: Sequence[Row]) -> pd.DataFrame:
     Rates and their ratios are geometric means with intervals; all else are medians.
 
     Raises:
-        ValueError: There are no rows, or they cannot be compared, naming the key that differs.
+        UserError: There are no rows, or they cannot be compared, naming the key that differs.
     """
     if not rows:
-        raise ValueError("the journal holds no rows yet")
+        raise UserError("the journal holds no rows yet")
     for row in rows[1:]:
         check_comparable(rows[0], row, "journal")
     groups: dict[tuple[object, ...], list[Record]] = {}

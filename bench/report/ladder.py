@@ -5,6 +5,7 @@ from itertools import groupby
 
 import pandas as pd
 
+from bench.errors import UserError
 from bench.report import Record
 from bench.report.cells import (
     axes,
@@ -77,10 +78,10 @@ def ladder(cells: list[Record]) -> Page:
     A rung is compared with the last one before it that was measured and is not flagged.
 
     Raises:
-        ValueError: There is only one variant.
+        UserError: There is only one variant.
     """
     if len({cell["variant"] for cell in cells}) == 1:
-        raise ValueError(f"--view {NAME}: expected several variants, got {cells[0]['variant']}")
+        raise UserError(f"--view {NAME}: expected several variants, got {cells[0]['variant']}")
     lines: list[Record] = []
     firsts: list[Record | None] = []
     befores: list[Record | None] = []

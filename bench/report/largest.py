@@ -5,6 +5,7 @@ from itertools import groupby
 
 import pandas as pd
 
+from bench.errors import UserError
 from bench.report import Record
 from bench.report.cells import by_settings, differing, where
 from bench.report.notes import caution_notes, machine_notes
@@ -51,11 +52,11 @@ def largest_batch(cells: list[Record]) -> Page:
         cells: Of `cell_frame`. Batch sizes that are no powers of two are left out.
 
     Raises:
-        ValueError: There is no batch size that is a power of two.
+        UserError: There is no batch size that is a power of two.
     """
     powers = [cell for cell in cells if is_power_of_two(cell["batch_size"])]
     if not powers:
-        raise ValueError(f"--view {NAME}: expected batch sizes that are powers of two")
+        raise UserError(f"--view {NAME}: expected batch sizes that are powers of two")
     order = list(dict.fromkeys(map(_place, powers)))
     powers.sort(key=lambda cell: (order.index(_place(cell)), cell["batch_size"]))
     lines = [_line(list(group), powers) for _, group in groupby(powers, _place)]

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
+from bench.errors import UserError
 from bench.report import Record
 from bench.report.cells import is_measured
 from bench.report.notes import caution_notes, machine_notes
@@ -52,12 +53,12 @@ def max_batch(cells: list[Record], found: Mapping[str, Certificate]) -> Page:
         found: By the name of the variant, see `bench.search.read`.
 
     Raises:
-        ValueError: What was found is not among the cells.
+        UserError: What was found is not among the cells.
     """
     measured = {(cell["variant"], cell["batch_size"]) for cell in cells if is_measured(cell)}
     for name, certificate in found.items():
         if certificate.batch_size and (name, certificate.batch_size) not in measured:
-            raise ValueError(
+            raise UserError(
                 f"the journal has no batch {certificate.batch_size} of {name} that ended well, "
                 "which max-batch has certified"
             )

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 from rich import box
+from rich.cells import cell_len
 from rich.table import Table
+from rich.text import Text
 
 from bench.report import Record
 from bench.report.contrast import MARKS
@@ -119,7 +121,7 @@ class Page:
                 table. `None` keeps all.
         """
         widths = {
-            title: max(map(len, (*title.splitlines(), *texts))) + _GAP
+            title: max(map(cell_len, (*title.splitlines(), *texts))) + _GAP
             for title, texts in self.columns.items()
         }
         hidden = [] if width is None else _too_many(widths, self.dispensable, width)
@@ -129,18 +131,21 @@ class Page:
             box=box.SIMPLE_HEAD,
             pad_edge=False,
             collapse_padding=True,
-            caption=f"not shown for lack of width: {left_out}" if hidden else None,
+            caption=Text(f"not shown for lack of width: {left_out}", "table.caption")
+            if hidden
+            else None,
             caption_justify="left",
         )
         for title in shown:
             table.add_column(
-                title,
+                Text(title),
                 justify="left" if title in LEFT else "right",
                 vertical="bottom",  # of a heading with fewer lines than others
                 no_wrap=True,
             )
         for place, bold in enumerate(self.bold):
-            texts = [self.columns[title][place] for title in shown]
+            # As `Text`, in which rich finds no markup: a cell may hold any name.
+            texts = [Text(self.columns[title][place]) for title in shown]
             table.add_row(*texts, style="bold green" if bold else None)
         return table
 

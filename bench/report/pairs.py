@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from bench.errors import UserError
 from bench.report import Record
 from bench.report.cells import axes, by_settings, differing, plain_axes, status_text
 from bench.report.contrast import ratios
@@ -78,13 +79,13 @@ def find(cells: list[Record], view: str, name: str, changed: str, title: str) ->
         title: See `Axis`.
 
     Raises:
-        ValueError: No such axis, or nothing that is not plain on it.
+        UserError: No such axis, or nothing that is not plain on it.
     """
     plain, there = plain_axes(cells[0]), axes(cells[0])
     if name not in there:
-        raise ValueError(f"--view {view}: no row has the axis {name}, only {', '.join(there)}")
+        raise UserError(f"--view {view}: no row has the axis {name}, only {', '.join(there)}")
     if name not in plain:
-        raise ValueError(
+        raise UserError(
             f"--view {view}: the rows do not tell which {name} is plain; "
             f"measure {cells[0]['plain_variant']} too"
         )
@@ -96,7 +97,7 @@ def find(cells: list[Record], view: str, name: str, changed: str, title: str) ->
         if axes(cell)[name] != axis.plain
     ]
     if not found:
-        raise ValueError(f"--view {view}: nothing to show, all rows have {name} {axis.plain}")
+        raise UserError(f"--view {view}: nothing to show, all rows have {name} {axis.plain}")
     cells, twins = [cell for cell, _ in found], [twin for _, twin in found]
     lines = [
         _line(pair, name) | columns | _compared_rates(pair, columns["speedup"])

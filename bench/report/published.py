@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from bench import journal, kernel_times, search
+from bench.errors import UserError
 from bench.journal import Row
 from bench.publish import ABOUT, NAME, PLOTS
 from bench.report import Record, views
@@ -86,7 +87,7 @@ def _views(folder: Path, page: Page) -> Iterable[tuple[str, Page]]:
     for name in views.VIEWS:
         try:
             yield f"View {name}", views.page(page.frame, name)
-        except ValueError:  # it has nothing to show here
+        except UserError:  # it has nothing to show here
             continue
     if (folder / search.FILE_NAME).exists():
         yield f"View {search.VIEW}", max_batch(records(page.frame), search.read(folder))
@@ -161,14 +162,14 @@ def index_page(results: Path) -> str:
     """The page of all published folders, as it stands.
 
     Raises:
-        ValueError: It has no marks around the index.
+        UserError: It has no marks around the index.
     """
     path = results / PAGE_NAME
     if not path.exists():
         return f"# Results\n\n{_ABOUT}\n\n{INDEX_BEGINS}\n{INDEX_ENDS}\n"
     text = path.read_text()
     if not _MARKED.search(text):
-        raise ValueError(f"{path}: expected a line {INDEX_BEGINS} and one {INDEX_ENDS}")
+        raise UserError(f"{path}: expected a line {INDEX_BEGINS} and one {INDEX_ENDS}")
     return text
 
 

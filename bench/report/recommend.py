@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from bench.budget import GIB, format_bytes
+from bench.errors import UserError
 from bench.journal import Row
 from bench.report import Record
 from bench.report.cells import by_settings, differing, records, where
@@ -85,12 +86,12 @@ def recommend(
         margin: By so much the MSE may be worse, as a share.
 
     Raises:
-        ValueError: The budget is larger than what was measured within.
+        UserError: The budget is larger than what was measured within.
     """
     cells = records(frame)
     measured_bytes = rows[0].trial.budget_bytes
     if budget_bytes is not None and budget_bytes > measured_bytes:
-        raise ValueError(
+        raise UserError(
             f"--budget {format_bytes(budget_bytes)}: expected at most the "
             f"{format_bytes(measured_bytes)} that the rows were measured within"
         )

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bench.errors import UserError
 from bench.journal import Row, differences
 from bench.spec import suggest
 
@@ -45,15 +46,15 @@ def by_variant(rows: Sequence[Row], names: Sequence[str]) -> list[Side]:
     """The sides of variants of one folder.
 
     Raises:
-        ValueError: A variant is not there, or named twice.
+        UserError: A variant is not there, or named twice.
     """
     known = list(dict.fromkeys(row.trial.variant for row in rows))
     asked = ["".join(name.split()) for name in names]
     for name in asked:
         if name not in known:
-            raise ValueError(f"--variants {name!r}: {suggest(name, known)}")
+            raise UserError(f"--variants {name!r}: {suggest(name, known)}")
         if asked.count(name) > 1:
-            raise ValueError(f"--variants {' '.join(names)}: expected two that differ")
+            raise UserError(f"--variants {' '.join(names)}: expected two that differ")
     return [Side(name, [row for row in rows if row.trial.variant == name]) for name in asked]
 
 
@@ -69,22 +70,22 @@ def check(there: Side, here: Side, ignored: Sequence[str]) -> list[str]:
         Of each key that is ignored and differs, a sentence.
 
     Raises:
-        ValueError: Naming the other keys that differ, or an ignored one that there is not.
+        UserError: Naming the other keys that differ, or an ignored one that there is not.
     """
     for side in (there, here):
         if not side.rows:
-            raise ValueError(f"{side.name}: the journal holds no rows yet")
+            raise UserError(f"{side.name}: the journal holds no rows yet")
     found = differences(there.rows[0], here.rows[0])
     known = {**there.rows[0].circumstances, **here.rows[0].circumstances}
     whole = {name.rpartition(".")[2]: name for name in known} | {name: name for name in known}
     for name in ignored:
         if name not in whole:
-            raise ValueError(f"--ignore {name!r}: {suggest(name, known)}")
+            raise UserError(f"--ignore {name!r}: {suggest(name, known)}")
     odd = {name: values for name, values in found.items() if name not in map(whole.get, ignored)}
     if odd:
         differ = "; ".join(f"{name} is {old!r} and {new!r}" for name, (old, new) in odd.items())
         how = " ".join(f"--ignore {name}" for name in odd)
-        raise ValueError(
+        raise UserError(
             f"{there.name} and {here.name} cannot be compared: {differ}; {how} does so all the same"
         )
     return [
@@ -99,7 +100,7 @@ def matched(there: Side, here: Side) -> list[Pair]:
     Sides of one variant each are matched whatever these are.
 
     Raises:
-        ValueError: There is none.
+        UserError: There is none.
     """
     one_each = all(len({row.trial.variant for row in side.rows}) == 1 for side in (there, here))
     groups: dict[tuple[Any, ...], tuple[list[Row], list[Row]]] = {}
@@ -111,7 +112,7 @@ def matched(there: Side, here: Side) -> list[Pair]:
             groups.setdefault(place, ([], []))[number].append(row)
     pairs = [Pair(*both) for both in groups.values() if all(both)]
     if not pairs:
-        raise ValueError(f"{there.name} and {here.name} have no cell in common{_odd(there, here)}")
+        raise UserError(f"{there.name} and {here.name} have no cell in common{_odd(there, here)}")
     return pairs
 
 

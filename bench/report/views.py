@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from bench.errors import UserError
 from bench.report import amp, compiled, ladder, largest, memory
 from bench.report.cells import records
 from bench.report.compiled import RunLength
@@ -23,11 +24,11 @@ def page(
         epochs: The same in passes over the training set; at most one of the two is given.
 
     Raises:
-        ValueError: An unknown view, one with nothing to show, or a run length that is none or that
+        UserError: An unknown view, one with nothing to show, or a run length that is none or that
             the view has no use for.
     """
     if view not in VIEWS:
-        raise ValueError(f"--view {view!r}: {suggest(view, VIEWS)}")
+        raise UserError(f"--view {view!r}: {suggest(view, VIEWS)}")
     run = _run_length(view, images, epochs)
     cells = records(frame)
     if view == compiled.NAME:
@@ -45,10 +46,10 @@ def _run_length(view: str, images: float | None, epochs: float | None) -> RunLen
     given = {"--images": images, "--epochs": epochs}
     lengths = [RunLength(name, amount) for name, amount in given.items() if amount is not None]
     if len(lengths) > 1:
-        raise ValueError("--images and --epochs: expected at most one of them")
+        raise UserError("--images and --epochs: expected at most one of them")
     for run in lengths:
         if view != compiled.NAME:
-            raise ValueError(f"{run.option}: only --view {compiled.NAME} takes the length of a run")
+            raise UserError(f"{run.option}: only --view {compiled.NAME} takes the length of a run")
         if not 0 < run.amount < float("inf"):
-            raise ValueError(f"{run.option} {run.amount:g}: expected a number above 0")
+            raise UserError(f"{run.option} {run.amount:g}: expected a number above 0")
     return lengths[0] if lengths else None
