@@ -20,8 +20,12 @@ from bench.live import LiveDisplay
 from tests.displays import Clock, Stage, Terminal, failed, measured, reading, trials
 from tests.harness import REPOSITORY, toy_trial, write_toml
 
-# rich would take the first for a style and fall over the second.
-REASONS = ["RuntimeError: [enforce fail at alloc_cpu.cpp:127] err == 0", "not in [/tmp/a.so]"]
+# rich would take the first for a style, fall over the second, and draw a picture for the third.
+REASONS = [
+    "RuntimeError: [enforce fail at alloc_cpu.cpp:127] err == 0",
+    "not in [/tmp/a.so]",
+    "C:warning:x",
+]
 
 
 @pytest.fixture
