@@ -305,6 +305,8 @@ def _figures(under_way: _UnderWay) -> Iterator[tuple[str, str]]:
     if reading.memory_bytes is not None:
         style = "yellow" if reading.memory_bytes > _NEARLY_FULL * budget else ""
         yield f"{reading.memory_bytes / GIB:.2f} of {budget / GIB:.3g} GiB", style
+    elif reading.card_bytes is not None:  # no part of it need be the trial's
+        yield f"{reading.card_bytes / GIB:.2f} GiB in use on the card", ""
     if reading.utilization_percent is not None:
         yield f"{reading.utilization_percent:.0f} % busy", ""
 

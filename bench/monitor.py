@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import psutil
@@ -27,14 +28,17 @@ class Reading:
     Attributes:
         step: Training steps that have begun, of `Trial.steps`.
         images_per_s: Since the phase began.
-        memory_bytes: Anonymous resident memory of the process tree; on a GPU what it has in use.
+        memory_bytes: Anonymous resident memory of the process tree; on a GPU what NVML accounts to
+            the trial's process.
         utilization_percent: Of the allowed cores since the last reading; on a GPU NVML's figure.
+        card_bytes: What is in use on the whole GPU, whosever it is; `None` on a CPU.
     """
 
     step: int
     images_per_s: float | None
     memory_bytes: float | None
     utilization_percent: float | None
+    card_bytes: float | None = None
 
 
 INTERVAL_S = 0.25
@@ -71,7 +75,8 @@ class Monitor:
             so far), `rss_anon_bytes` (of the tree, what a helper shares with the process that it
             was forked from counted once), `wait_s` (see `RunQueueWait`), `machine_busy_s` and
             `machine_stolen_s` (see `machine_s`), `quota_periods` and `quota_throttled` (see
-            `bench.cgroup.Throttling`), and on a GPU `NvmlDevice.sample`.
+            `bench.cgroup.Throttling`), and on a GPU `NvmlDevice.sample`
+            of the process.
         """
         cpu_s = 0.0
         rss_anon = 0
@@ -95,7 +100,7 @@ class Monitor:
             sample |= {"machine_busy_s": machine["busy"], "machine_stolen_s": machine["stolen"]}
         if counted := cgroup.throttling(self._groups):
             sample |= {"quota_periods": counted.periods, "quota_throttled": counted.throttled}
-        return sample | self._gpu.sample() if self._gpu else sample
+        return sample | self._gpu.sample(self._pid) if self._gpu else sample
 
 
 class RunQueueWait:
@@ -186,6 +191,17 @@ def window_of(samples: Sequence[Sample]) -> tuple[Sample, Sample]:
     return first, last
 
 
+def gpu_percent(sample: Sample) -> float | None:
+    """How busy the GPU was until a sample: by NVML's history, else by its rates.
+
+    `None` where neither is readable.
+    """
+    for name in ("gpu_busy_percent", "gpu_percent"):
+        if (percent := sample.get(name)) is not None:
+            return float(percent)
+    return None
+
+
 def read_proc_status(pid: int | str = "self") -> dict[str, int]:
     """The kernel's memory figures of a process in bytes, by the kernel's names (`RssAnon`, ...).
 
@@ -241,15 +257,38 @@ def _cpu_s(pid: int) -> float:
     return sum(int(ticks) for ticks in fields[11:15]) * _TICK_S
 
 
+# The member of NVML's union that holds a value, by its `nvmlValueType_t`.
+_NVML_VALUES = ("dVal", "uiVal", "ulVal", "ullVal", "sllVal", "siVal", "usVal")
+
+
 class NvmlDevice:
     """One GPU, by UUID. A figure that this machine does not let one read is `None`, never 0."""
 
     def __init__(self, uuid: str) -> None:
         pynvml.nvmlInit()
-        self._handle = pynvml.nvmlDeviceGetHandleByUUID(nvml_uuid(uuid))
+        self._handle = _nvml_handle(uuid)
+        self._read_until_us: int | None = None
 
-    def sample(self) -> Sample:
-        """Utilization in percent, memory in bytes, clock in MHz, power in W, temperature in C."""
+    def sample(self, pid: int) -> Sample:
+        """What a process does to the GPU.
+
+        Args:
+            pid: The process.
+
+        Returns:
+            `_state`; `gpu_busy_percent`, the mean of NVML's own samples of utilization since the
+            call before; and `gpu_process_bytes`, the memory of the process.
+        """
+        return self._state() | {
+            "gpu_busy_percent": self._busy_percent(),
+            "gpu_process_bytes": self.process_bytes(pid),
+        }
+
+    def _state(self) -> Sample:
+        """Utilization in percent, memory in bytes, clock in MHz, power in W, temperature in C.
+
+        All are the whole card's, or those of the MIG instance.
+        """
         nvml, gpu = pynvml, self._handle
         power_mw = _read(lambda: nvml.nvmlDeviceGetPowerUsage(gpu))
         return {
@@ -262,6 +301,29 @@ class NvmlDevice:
             ),
         }
 
+    def _busy_percent(self) -> float | None:
+        """Mean utilization since the last call, by the history that NVML keeps.
+
+        `nvmlDeviceGetUtilizationRates` tells only of the last 1/6 to 1 s, which in a short window
+        may lie before it.
+
+        Returns:
+            0 to 100; `None` in the first call, where there is no new sample, and where the GPU
+            keeps none.
+        """
+        since_us = self._read_until_us or 0
+        kind, samples = _read(
+            lambda: pynvml.nvmlDeviceGetSamples(
+                self._handle, pynvml.NVML_GPU_UTILIZATION_SAMPLES, since_us
+            )
+        ) or (0, [])
+        new = [sample for sample in samples if sample.timeStamp > since_us]
+        first = self._read_until_us is None
+        self._read_until_us = max([since_us, *(sample.timeStamp for sample in new)])
+        if first or not new:
+            return None
+        return fmean(getattr(sample.sampleValue, _NVML_VALUES[kind]) for sample in new)
+
     def describe(self) -> dict[str, float | str | None]:
         """What may explain a measurement, by name and unit; a switch is 1 or 0."""
         nvml, gpu = pynvml, self._handle
@@ -272,7 +334,7 @@ class NvmlDevice:
             "cuda_driver": _read(nvml.nvmlSystemGetCudaDriverVersion_v2),
             "memory_bytes": _read(lambda: nvml.nvmlDeviceGetMemoryInfo(gpu).total),
             "used_bytes": _read(lambda: nvml.nvmlDeviceGetMemoryInfo(gpu).used),
-            "compute_processes": _read(lambda: len(nvml.nvmlDeviceGetComputeRunningProcesses(gpu))),
+            "compute_processes": self._other_processes(),
             "power_limit_w": None if limit_mw is None else limit_mw / 1000,
             "max_sm_clock_mhz": _read(
                 lambda: nvml.nvmlDeviceGetMaxClockInfo(gpu, nvml.NVML_CLOCK_SM)
@@ -287,7 +349,7 @@ class NvmlDevice:
             "mig_mode": _read(lambda: nvml.nvmlDeviceGetMigMode(gpu)[0]),
             "pcie_generation": _read(lambda: nvml.nvmlDeviceGetMaxPcieLinkGeneration(gpu)),
             "pcie_width": _read(lambda: nvml.nvmlDeviceGetMaxPcieLinkWidth(gpu)),
-        } | self.sample()
+        } | self._state()
 
     def free_bytes(self) -> int:
         """Memory that nobody uses."""
@@ -295,23 +357,40 @@ class NvmlDevice:
 
     def process_bytes(self, pid: int) -> int | None:
         """Memory that NVML accounts to a process, its context included."""
-        processes = _read(lambda: pynvml.nvmlDeviceGetComputeRunningProcesses(self._handle))
-        for process in processes or ():
+        for process in self._processes():
             if process.pid == pid and process.usedGpuMemory:
                 return int(process.usedGpuMemory)
         return None
+
+    def _other_processes(self) -> int | None:
+        """How many processes beside this one compute on the GPU.
+
+        `None` for an empty list: a container's is always empty, whoever computes.
+        """
+        processes = self._processes()
+        return sum(process.pid != os.getpid() for process in processes) if processes else None
+
+    def _processes(self) -> list[Any]:
+        return _read(lambda: pynvml.nvmlDeviceGetComputeRunningProcesses(self._handle)) or []
 
 
 def _read(call: Callable[[], Any]) -> Any:
     try:
         return call()
-    except pynvml.NVMLError:
+    except (pynvml.NVMLError, pynvml.NVMLLibraryMismatchError):  # the second: an old driver
         return None
 
 
-def nvml_uuid(uuid: str) -> str:
-    """NVML's form of a UUID, which torch gives without its prefix."""
-    return uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}"
+def _nvml_handle(uuid: str) -> Any:
+    """NVML's handle of a GPU, or of a MIG instance.
+
+    NVML requires the prefix, which tells the one from the other; torch leaves it out.
+    """
+    bare = uuid.removeprefix("GPU-").removeprefix("MIG-")
+    try:
+        return pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{bare}")
+    except pynvml.NVMLError:
+        return pynvml.nvmlDeviceGetHandleByUUID(f"MIG-{bare}")
 
 
 def nvml_process_bytes(uuid: str, pid: int) -> int | None:

@@ -19,7 +19,7 @@ from bench.budget import says_out_of_memory
 from bench.environment import cpus_allowed
 from bench.errors import UserError
 from bench.forkserver import Child, EventReader, ForkServer, ServerGoneError
-from bench.monitor import INTERVAL_S, Monitor, Reading, Sample, cpu_percent, oom_kills
+from bench.monitor import INTERVAL_S, Monitor, Reading, Sample, cpu_percent, gpu_percent, oom_kills
 from bench.scratch import ScratchFolder
 from bench.startup import stop_signals
 from bench.steps import StepBoard
@@ -378,12 +378,13 @@ class _Watch:
             images_per_s = (step - first) * self._trial.batch_size / (step_at_s - first_at_s)
         now = self.samples[-1]
         if self.gpu_uuid is not None:
-            memory, percent = now.get("gpu_used_bytes"), now.get("gpu_percent")
+            memory, percent = now.get("gpu_process_bytes"), gpu_percent(now)
         else:
             memory = now["rss_anon_bytes"]
             # The last but one may be of this very moment, taken when a phase began.
             percent = cpu_percent(self.samples[-3:][0], now, cpus_allowed())
-        return Reading(step, images_per_s, _number(memory), _number(percent))
+        card = now.get("gpu_used_bytes")
+        return Reading(step, images_per_s, _number(memory), percent, _number(card))
 
 
 def _joined(cold: TrialResult, result: TrialResult) -> TrialResult:

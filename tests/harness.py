@@ -177,13 +177,14 @@ def run_toy(
     trial: Trial,
     listener: Listening | None = None,
     stop: StopRequest | None = None,
+    gpu_uuid: str | None = None,
 ) -> TrialResult:
     """One trial of the toy, as a sweep would have it run."""
     listener = listener or Listening()
     with contextlib.ExitStack() as stack:
         stop = stop or stack.enter_context(StopRequest())
         compiled = Toy().compiles(trial.axes)
-        return runner.run(trial, TOY_DATA, None, stop, listener, compiled=compiled, again=True)
+        return runner.run(trial, TOY_DATA, gpu_uuid, stop, listener, compiled=compiled, again=True)
 
 
 ENVIRONMENT: Mapping[str, Any] = {

@@ -1,4 +1,5 @@
 import shlex
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,30 @@ def test_memory_of_cuda_is_absent_on_cpu() -> None:
 def test_utilization_on_cuda_is_the_mean_of_nvmls_a_second_into_the_window() -> None:
     cell = one(measured(memory=CUDA, monitor=gpu_samples(90.0, None, 80.0)), device="cuda:1")
     assert cell["utilization_percent"] == pytest.approx(85.0)
+
+
+@pytest.mark.parametrize(
+    ("percents", "expected"),
+    [
+        # 1 s, 1 s and 2 s of a window of which the samples of the start and the end are the edges.
+        ((1.0, 60.0, 90.0, 80.0), (60 + 90 + 2 * 80) / 4),
+        ((1.0, None, 90.0, None), 90.0),  # NVML had no new sample
+        ((1.0, 0.0, 0.0, 0.0), 0.0),
+        ((1.0, None, None, None), 7.0),  # no history: the rate from 1 s into the window on
+    ],
+)
+def test_utilization_on_cuda_is_by_nvml_s_own_history_of_the_window(
+    percents: Sequence[float | None], expected: float
+) -> None:
+    phases = ("measuring", "measuring", "measuring", "training")
+    samples = [
+        sample(phase, at_s, 0.0, 1.0, gpu_percent=rate, gpu_busy_percent=percent)
+        for phase, at_s, rate, percent in zip(
+            phases, (100.0, 101.0, 102.0, 104.0), (1.0, 1.0, 7.0, 1.0), percents, strict=True
+        )
+    ]
+    cell = one(measured(memory=CUDA, monitor=samples), device="cuda:0")
+    assert cell["utilization_percent"] == pytest.approx(expected)
 
 
 # Speed-ups.

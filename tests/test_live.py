@@ -68,6 +68,19 @@ def test_memory_that_is_nearly_gone_is_marked(stage: Stage) -> None:
     assert styles == [None, "yellow"]
 
 
+def test_a_card_s_memory_is_not_shown_as_part_of_a_trial_s_budget(stage: Stage) -> None:
+    stage.display.begin(trials(1), [])
+    stage.display.trial(trials(1)[0])
+    for own, shown in (
+        (0.5 * BUDGET_BYTES, "0.50 of 1 GiB"),
+        (None, "7.00 GiB in use on the card"),
+    ):
+        stage.display.reading(Reading(1, None, own, None, 7 * BUDGET_BYTES))
+        (part,) = [part for part in stage.segments()[2] if "GiB" in part.text]
+        assert part.text.strip() == shown
+        assert part.style is None or part.style.color is None
+
+
 def test_nothing_is_guessed_before_there_is_a_row(stage: Stage, clock: Clock) -> None:
     stage.display.begin(trials(2), [])
     stage.display.trial(trials(2)[0])

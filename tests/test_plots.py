@@ -274,6 +274,11 @@ def test_on_a_gpu_both_are_the_device_s() -> None:
     assert found is not None
     assert found["utilization_percent"] == [None, 91.0, 92.0, 93.0]
     assert found["memory_gib"] == [0.0, 1.0, 2.0, 3.0]
+    for one in samples:
+        one["gpu_busy_percent"] = 50.0  # since the sample before, which is more to the point
+    found = timeline(asked)
+    assert found is not None
+    assert found["utilization_percent"] == [None, 50.0, 50.0, 50.0]
 
 
 def test_what_was_hardly_sampled_has_none() -> None:

@@ -22,6 +22,7 @@ from tests.harness import (
     toy_trial,
     wait_until_dead,
 )
+from tests.nvml import UUID, Nvml
 from tests.toy import PLAIN, SETTINGS
 
 OnPhase = Callable[[str], None]
@@ -315,6 +316,25 @@ def test_a_round_keeps_its_server_and_nothing_is_left_when_it_ends_even_by_an_er
     assert pids[0] == first.pid
     assert servers() == []
     wait_until_dead(*pids)
+
+
+def test_on_a_gpu_a_trial_s_own_memory_is_told_and_the_card_s_beside_it(
+    runner: Runner, nvml: Nvml
+) -> None:
+    def on_phase(phase: str) -> None:
+        accounted = f"{trial_pid()}:{300 * MIB}"
+        nvml.answer(processes=accounted if phase in ("measuring", "training") else "")
+
+    settings = {**SETTINGS, "sleep_ms": 40}  # beyond a second, so that it is sampled
+    listening = Listening(on_phase)
+    result = run_toy(runner, toy_trial(settings=settings), listening, gpu_uuid=UUID)
+    assert result.status is Status.OK, result.reason
+    own = {phase: set[float | None]() for phase, _ in listening.readings}
+    for phase, reading in listening.readings:
+        own[phase].add(reading.memory_bytes)
+        assert (reading.card_bytes, reading.utilization_percent) == (1024 * MIB, 40)
+    assert own["measuring"] == {300 * MIB}
+    assert own.get("warming_up", {None}) == {None}
 
 
 SLOW = """

@@ -7,6 +7,7 @@ import json
 import math
 import shlex
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from statistics import median
 from typing import Any
 
@@ -53,8 +54,8 @@ OUTSIDE_GIT = "outside git"
 """What stands for the commit of a round whose code was under no version control."""
 
 _NVML_AVERAGES_S = 1.0
-"""NVML's utilization is an average over the last 1/6 to 1 s, depending on the GPU; see
-`nvmlUtilization_t`. A sample speaks of what came before it, for so long."""
+"""NVML's rate of utilization is an average over the last 1/6 to 1 s, depending on the GPU; see
+`nvmlUtilization_t`. A sample of it speaks of what came before it, for so long."""
 
 BUSY = 1.25
 """Mean step to median step beyond which something else ran beside a trial."""
@@ -349,13 +350,22 @@ def _utilization_percent(row: Row) -> float | None:
     `None` where the window is too short to tell.
     """
     samples = [sample for sample in row.result.monitor if sample["phase"] == "measuring"]
-    if row.trial.device != "cpu":
-        # A sample before that tells, in part, of the time before the window.
-        from_s = row.result.parent_phase_at_s["measuring"] + _NVML_AVERAGES_S
-        late = [sample for sample in samples if _number(sample["at_s"]) >= from_s]
-        read = [s["gpu_percent"] for s in late if s.get("gpu_percent") is not None]
-        return float(np.mean([_number(percent) for percent in read])) if read else None
-    return cpu_percent(*window_of(row.result.monitor), int(row.environment["cpus_allowed"]))
+    if row.trial.device == "cpu":
+        return cpu_percent(*window_of(row.result.monitor), int(row.environment["cpus_allowed"]))
+    # NVML's history between two samples is told by the second.
+    _, end = window_of(row.result.monitor)
+    spans = [
+        (_number(now["gpu_busy_percent"]), _number(now["at_s"]) - _number(before["at_s"]))
+        for before, now in pairwise([*samples, end])
+        if now.get("gpu_busy_percent") is not None
+    ]
+    if covered_s := sum(span_s for _, span_s in spans):
+        return sum(percent * span_s for percent, span_s in spans) / covered_s
+    # A rate before that tells, in part, of the time before the window.
+    from_s = row.result.parent_phase_at_s["measuring"] + _NVML_AVERAGES_S
+    late = [sample for sample in samples if _number(sample["at_s"]) >= from_s]
+    read = [_number(s["gpu_percent"]) for s in late if s.get("gpu_percent") is not None]
+    return float(np.mean(read)) if read else None
 
 
 def _gib(size_bytes: float | str | None) -> float | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from bench.budget import GIB
 from bench.journal import Row
-from bench.monitor import Sample, cpu_percent
+from bench.monitor import Sample, cpu_percent, gpu_percent
 
 Timeline = dict[str, Any]
 """`at_s` (seconds since the first sample), `utilization_percent` and `memory_gib` of each sample
@@ -35,9 +35,9 @@ def timeline(row: Row, most: int = MOST_SAMPLES) -> Timeline | None:
     start_s = float(samples[0]["at_s"] or 0)
     on_cpu = row.trial.device == "cpu"
     cpus = int(row.environment["cpus_allowed"])
-    percents: list[float | str | None] = [None]
+    percents: list[float | None] = [None]
     for before, now in pairwise(samples):
-        percents.append(cpu_percent(before, now, cpus) if on_cpu else now.get("gpu_percent"))
+        percents.append(cpu_percent(before, now, cpus) if on_cpu else gpu_percent(now))
     memory = [sample.get("rss_anon_bytes" if on_cpu else "gpu_used_bytes") for sample in samples]
     phases = {
         name: round(at_s - start_s, 3)
@@ -46,7 +46,7 @@ def timeline(row: Row, most: int = MOST_SAMPLES) -> Timeline | None:
     }
     return {
         "at_s": [round(float(sample["at_s"] or 0) - start_s, 3) for sample in samples],
-        "utilization_percent": [None if p is None else round(float(p), 1) for p in percents],
+        "utilization_percent": [None if p is None else round(p, 1) for p in percents],
         "memory_gib": [None if m is None else round(float(m) / GIB, 4) for m in memory],
         "phases": phases,
     }
