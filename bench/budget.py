@@ -12,16 +12,23 @@ import os
 import re
 import resource
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from bench.environment import is_wsl
 from bench.errors import UserError
 from bench.monitor import nvml_free_bytes, nvml_process_bytes, read_proc_status
+
+if TYPE_CHECKING:
+    import torch
 
 GIB = 2**30
 DEFAULT_BUDGET_BYTES = 8 * GIB
 
 BUDGET_STEP_BYTES = 2**28
 """A default budget below 8 GiB is rounded down to this, so that resuming finds the same one."""
+
+WSL_MARGIN_BYTES = 2**29
+"""Left free on WSL2, where the desktop's share of a GPU changes while a trial runs."""
 
 _UNITS = {"b": 1}
 _UNITS |= {f"{prefix}ib": 2 ** (10 * power) for power, prefix in enumerate("kmgt", start=1)}
@@ -86,6 +93,15 @@ def memory_mode(budget_bytes: int, free_bytes: int) -> str:
     since, as it does on a card that drives a display.
     """
     return "native" if budget_bytes > free_bytes - 2 * BUDGET_STEP_BYTES else "emulated"
+
+
+def usable_bytes(free_bytes: int) -> int:
+    """What of a GPU's free memory a process should take: all of it, but for a margin on WSL2.
+
+    There Windows manages it, and may move it to the host's memory instead of refusing it, so that a
+    trial would run on at a fraction of its speed.
+    """
+    return max(0, free_bytes - WSL_MARGIN_BYTES) if is_wsl() else free_bytes
 
 
 def default_budget(free_bytes: int) -> int:
@@ -234,11 +250,33 @@ class CpuBudget:
         resource.setrlimit(resource.RLIMIT_DATA, (self._hard, self._hard))
 
 
+def load_libraries(device: "torch.device") -> None:
+    """Convolves and multiplies in fp32 and half precision and both memory formats, both ways.
+
+    A CUDA context grows when cuDNN, cuBLAS and their kernels are loaded, which no allocator counts.
+    """
+    import torch
+
+    half = [torch.float16]
+    if device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False):
+        half.append(torch.bfloat16)
+    image = torch.rand(4, 16, 64, 64, device=device, requires_grad=True)
+    kernel = torch.rand(16, 16, 3, 3, device=device, requires_grad=True)
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        batch = image.contiguous(memory_format=memory_format)
+        for dtype in (None, *half):
+            with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+                convolved = torch.nn.functional.conv2d(batch, kernel, padding=1)
+                product = convolved.flatten(0, 2) @ convolved.flatten(0, 2).T[:, :64]
+            torch.autograd.backward(product.float().sum())
+
+
 class CudaBudget:
     """Caps torch's caching allocator at the budget less the CUDA context.
 
     The allocator's cap does not count the context (pytorch#58466), so the context is measured
-    and taken off. A capped big card is an emulation of a small one and is recorded as such.
+    and taken off, with the libraries that every trial loads. A capped big card is an emulation of a
+    small one and is recorded as such.
     """
 
     def __init__(self, device: str, budget_bytes: int, gpu_uuid: str) -> None:
@@ -247,17 +285,33 @@ class CudaBudget:
         self.device = torch.device(device)
         self._gpu_uuid = gpu_uuid
         free_before = nvml_free_bytes(gpu_uuid)
-        torch.cuda.set_device(self.device)
-        torch.empty(1, device=self.device)  # makes the context
+        try:
+            torch.cuda.set_device(self.device)  # makes the context
+            load_libraries(self.device)
+            torch.cuda.synchronize(self.device)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise ValueError(
+                f"budget {format_bytes(budget_bytes)}: {device} has no room for a CUDA context and "
+                "its libraries"
+            ) from None
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(self.device)
         reserved = torch.cuda.memory_reserved(self.device)
         free_now, total_bytes = torch.cuda.mem_get_info(self.device)
         free_after = nvml_free_bytes(gpu_uuid)  # like with like: the two need not agree
+        risen = None if free_before is None or free_after is None else free_before - free_after
         context_bytes: int | None = None
         source = "not readable"
-        if (own := nvml_process_bytes(gpu_uuid, os.getpid())) is not None:
-            context_bytes, source = max(0, own - reserved), "nvml process memory"
-        elif free_before is not None and free_after is not None:
-            context_bytes, source = max(0, free_before - free_after - reserved), "nvml free memory"
+        for taken, told_by in (
+            (nvml_process_bytes(gpu_uuid, os.getpid()), "nvml process memory"),
+            (risen, "nvml free memory"),
+        ):
+            # No context is free: others have given back memory meanwhile.
+            if taken is not None and taken > reserved:
+                context_bytes, source = taken - reserved, told_by
+                break
         cap = budget_bytes - (context_bytes or 0)
         if cap <= 0:
             raise UserError(
@@ -265,9 +319,11 @@ class CudaBudget:
                 f"{format_bytes(context_bytes or 0)}"
             )
         torch.cuda.set_per_process_memory_fraction(min(1.0, cap / total_bytes), self.device)
-        at_start = free_before or free_now + reserved + (context_bytes or 0)
+        at_start = free_before
+        if at_start is None:
+            at_start = free_now + reserved + (context_bytes or 0)
         self.limits: dict[str, int | str | None] = {
-            "mode": memory_mode(budget_bytes, at_start),
+            "mode": memory_mode(budget_bytes, usable_bytes(at_start)),
             "budget_bytes": budget_bytes,
             "cap_bytes": min(cap, total_bytes),
             "context_bytes": context_bytes,

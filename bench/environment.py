@@ -7,6 +7,7 @@ import platform
 import shlex
 import subprocess
 from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pynvml
 
 from bench import cgroup
 from bench.errors import UserError
+from bench.monitor import nvml_describe
 
 ROOT = Path(__file__).parent.parent
 """Where the packages are; in a checkout also the tests."""
@@ -24,6 +26,9 @@ CODE = ("bench", "kernels", "unet")
 """The folders there whose code is measured with."""
 
 _SOURCES = (".py", ".cpp", ".toml")
+
+RECORDED_LATER = ("malloc", "variables", "power_limit_w")
+"""Of `COMPARABLE`: rows of old lack them, which is as good as `None`."""
 
 COMPARABLE = (
     "device_name",
@@ -36,9 +41,29 @@ COMPARABLE = (
     "cuda",
     "cudnn",
     "python",
-    "malloc",
+    *RECORDED_LATER,
 )
 """Rows that differ in one of these do not stand in one table."""
+
+_VARIABLES = {
+    # What the user has told the C library's allocator, or put in its place; see mallopt(3).
+    "malloc": ("LD_PRELOAD", "GLIBC_TUNABLES", "MALLOC_*"),
+    # What else changes speed, memory or numbers: of torch's allocator, of CUDA and its libraries,
+    # of threads and where they run, of the CPU's instructions that are used, and of the compiler.
+    "variables": (
+        *("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_NO_CUDA_MEMORY_CACHING"),
+        *("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"),
+        *("CUDA_LAUNCH_BLOCKING", "CUDA_MODULE_LOADING", "CUDA_DEVICE_MAX_CONNECTIONS"),
+        *("CUBLAS_*", "CUBLASLT_*", "CUDNN_*", "TORCH_CUDNN_*"),
+        *("OMP_*", "GOMP_*", "KMP_*", "MKL_*", "OPENBLAS_*"),
+        *("ATEN_CPU_CAPABILITY", "ONEDNN_*", "DNNL_*"),
+        *("TORCHINDUCTOR_*", "TORCHDYNAMO_*"),
+    ),
+}
+"""Names of the environment variables that a row records, under the name that it does so by."""
+
+_ONLY_PLACES = "*_CACHE_DIR"
+"""Where something is kept changes no result."""
 
 # Of the CPU's many flags, those that decide how fast reduced precision is.
 _CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_fp16", "amx_tile")
@@ -64,15 +89,15 @@ def describe_host(command: list[str]) -> dict[str, Any]:
         "cpus_allowed": cpus_allowed(),
         "cpu_quota": cpu_quota(),
         "memory_bytes": psutil.virtual_memory().total,
-        "malloc": _malloc(),
+        **{name: _told(patterns) for name, patterns in _VARIABLES.items()},
     }
 
 
-def _malloc() -> str | None:
-    """What the user has told the C library's allocator, or put in its place; see mallopt(3)."""
-    names = ("LD_PRELOAD", "GLIBC_TUNABLES")
-    told = {k: v for k, v in os.environ.items() if k in names or k.startswith("MALLOC_")}
-    return " ".join(f"{name}={told[name]}" for name in sorted(told)) or None
+def _told(patterns: Iterable[str]) -> str | None:
+    """The environment variables of such names, with their values; `None` if there are none."""
+    names = (name for name in os.environ if any(fnmatchcase(name, one) for one in patterns))
+    found = sorted(name for name in names if not fnmatchcase(name, _ONLY_PLACES))
+    return " ".join(f"{name}={os.environ[name]}" for name in found) or None
 
 
 def describe_device(device: str) -> dict[str, Any]:
@@ -86,7 +111,7 @@ def describe_device(device: str) -> dict[str, Any]:
         `note` (something worth telling, or `None`).
 
     Raises:
-        UserError: The device is not there.
+        UserError: The device is not there, or torch is not built for it.
     """
     import torch  # the parent, which imports this module too, stays without it
 
@@ -106,6 +131,7 @@ def describe_device(device: str) -> dict[str, Any]:
         "cudnn": None,
         "driver": None,
         "gpu_uuid": None,
+        "power_limit_w": None,
     }
     if device == "cpu":
         return found | {
@@ -122,6 +148,14 @@ def describe_device(device: str) -> dict[str, Any]:
             "counted from cuda:0"
         )
     properties = torch.cuda.get_device_properties(index)
+    capability = (properties.major, properties.minor)
+    if lack := _not_built_for(capability, torch.cuda.get_arch_list()):
+        raise ValueError(
+            f"device cuda:{index}: {properties.name} has compute capability "
+            f"{properties.major}.{properties.minor}; torch {torch.__version__} {lack}; or measure "
+            "on the CPU (--device cpu)"
+        )
+    cudnn, cudnn_note = _cudnn()
     return found | {
         # With its number: torch's memory calls want it, and `cuda` and `cuda:0` are one card.
         "device": f"cuda:{index}",
@@ -130,10 +164,78 @@ def describe_device(device: str) -> dict[str, Any]:
         "compute_capability": f"{properties.major}.{properties.minor}",
         "gpu_uuid": str(properties.uuid),
         "cuda": torch.version.cuda,
-        "cudnn": str(torch.backends.cudnn.version()),  # type: ignore[no-untyped-call]
+        "cudnn": cudnn,
         "driver": _driver(),
+        "power_limit_w": nvml_describe(str(properties.uuid)).get("power_limit_w"),
+        "note": cudnn_note,
         "free_bytes": torch.cuda.mem_get_info(index)[0],
     }
+
+
+def _not_built_for(capability: tuple[int, int], architectures: Sequence[str]) -> str | None:
+    """Why a build of torch has no code for a card, and what to install; `None` if it has.
+
+    Machine code runs on cards of its own major version, from its minor version on; what is made for
+    one architecture ("sm_90a") on no other. PTX is compiled for all later cards.
+
+    Args:
+        capability: Of the card.
+        architectures: Such as "sm_86" and "compute_120"; none are known of some builds.
+    """
+    built: list[tuple[int, int]] = []
+    for name in architectures:
+        kind, _, number = name.partition("_")
+        digits = number.rstrip("af")
+        own = int(digits[:-1]), int(digits[-1])
+        if kind == "compute":
+            runs = own <= capability
+        elif number.endswith("a"):
+            runs = own == capability
+        else:
+            runs = own[0] == capability[0] and own[1] <= capability[1]
+        if runs:
+            return None
+        built.append(own)
+    if not built:
+        return None
+    lowest, highest = (f"{major}.{minor}" for major, minor in (min(built), max(built)))
+    if capability > min(built):
+        advice = "install a newer torch, or one for a newer CUDA"
+    elif capability >= _OLDEST_OF_CU126:
+        advice = "install torch for CUDA 12.6 (--index-url https://download.pytorch.org/whl/cu126)"
+    else:
+        advice = "no current build of torch holds such a card"
+    return f"is built for {lowest} to {highest}: {advice}"
+
+
+_OLDEST_OF_CU126 = (5, 0)
+"""The wheels for CUDA 12.6 hold Maxwell to Hopper; those for later CUDA begin with Turing, 7.5."""
+
+
+def _cudnn() -> tuple[str | None, str | None]:
+    """The version of cuDNN, or `None` and why it is not known.
+
+    Torch refuses to tell it where any card that is visible is too old for it, be it another one.
+    """
+    import torch
+
+    try:
+        version = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+    except RuntimeError as error:
+        words = (str(error).strip().splitlines() or ["RuntimeError"])[0]
+        return None, (
+            f"cuDNN's version is not recorded: {words} Where that is another card than the one "
+            "that is measured, hide it with CUDA_VISIBLE_DEVICES."
+        )
+    return None if version is None else str(version), None
+
+
+def is_wsl(release: Path = Path("/proc/sys/kernel/osrelease")) -> bool:
+    """Whether Windows runs this Linux, and manages the GPU's memory (WSL2)."""
+    try:
+        return "microsoft" in release.read_text().lower()
+    except OSError:
+        return False
 
 
 def has_gpu() -> bool:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.environment import COMPARABLE
+from bench.environment import COMPARABLE, RECORDED_LATER
 from bench.journal import Row
 from bench.stats import Noise, paired_noise
 from bench.trial import Status, Trial
@@ -132,8 +132,9 @@ def write(environment: Mapping[str, Any], description: Mapping[str, Any]) -> Pat
 
 def _path(environment: Mapping[str, Any]) -> Path:
     told = {name: environment.get(name) for name in COMPARABLE}
-    if told["malloc"] is None:  # as all were before it was recorded
-        del told["malloc"]
+    for name in RECORDED_LATER:
+        if told[name] is None:  # as all were before it was recorded
+            del told[name]
     asked = json.dumps(told, sort_keys=True)
     name = hashlib.sha256(asked.encode()).hexdigest()[:16]
     state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state"

@@ -11,8 +11,14 @@ from typing import Any, Protocol
 
 from bench import journal as journals
 from bench import noise, previews, stopping, support
-from bench.budget import DEFAULT_BUDGET_BYTES, default_budget, format_bytes
-from bench.environment import describe_host
+from bench.budget import (
+    DEFAULT_BUDGET_BYTES,
+    WSL_MARGIN_BYTES,
+    default_budget,
+    format_bytes,
+    usable_bytes,
+)
+from bench.environment import describe_host, is_wsl
 from bench.errors import UserError, as_user_error
 from bench.estimate import estimate_s
 from bench.journal import Journal, Row, check_comparable
@@ -230,7 +236,13 @@ def situate(
     environment["noise"] = noise.read(environment)
     gpu_uuid, place = environment["gpu_uuid"], environment["device"]
     if gpu_uuid:  # asked from here, where no CUDA context takes its share
-        free_bytes = nvml_free_bytes(gpu_uuid) or free_bytes
+        by_nvml = nvml_free_bytes(gpu_uuid)
+        free_bytes = usable_bytes(free_bytes if by_nvml is None else by_nvml)
+        if is_wsl():
+            observer.note(
+                "On WSL2 Windows may move a GPU's memory to the host instead of refusing more: "
+                f"{format_bytes(WSL_MARGIN_BYTES)} of it count as not free."
+            )
         if nvml_describe(gpu_uuid).get("display_active"):
             place = f"{place}, which drives a display,"
     return environment, _budget(plan.spec, earlier, place, free_bytes, observer)

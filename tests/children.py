@@ -220,28 +220,19 @@ def refuse_budget(request: dict[str, Any], pipe: IO[bytes]) -> None:
         send(pipe, error=str(error))
 
 
-def gpu_uuid() -> str:
-    """NVML's name of the first GPU, found without a CUDA context."""
-    import pynvml
-
-    pynvml.nvmlInit()
-    return str(pynvml.nvmlDeviceGetUUID(pynvml.nvmlDeviceGetHandleByIndex(0)))
-
-
 def audit_cuda(request: dict[str, Any], pipe: IO[bytes]) -> None:
     from bench.evidence.audit import audit
 
-    send(pipe, **audit("cuda:0", request["budget_bytes"], gpu_uuid()))
+    send(pipe, **audit("cuda:0", request["budget_bytes"], request["gpu_uuid"]))
 
 
 def measure_context(request: dict[str, Any], pipe: IO[bytes]) -> None:
     """Enforces a budget where some of NVML's answers are not to be had."""
     from bench import budget
 
-    uuid = gpu_uuid()
     for name in request["hidden"]:
         setattr(budget, name, lambda *_: None)
-    send(pipe, **budget.enforce("cuda:0", 2048 * MIB, uuid).limits)
+    send(pipe, **budget.enforce("cuda:0", 2048 * MIB, request["gpu_uuid"]).limits)
 
 
 def outgrow_the_cache(request: dict[str, Any], pipe: IO[bytes]) -> None:
@@ -250,7 +241,7 @@ def outgrow_the_cache(request: dict[str, Any], pipe: IO[bytes]) -> None:
 
     from bench.budget import enforce
 
-    budget = enforce("cuda:0", request["budget_bytes"], gpu_uuid())
+    budget = enforce("cuda:0", request["budget_bytes"], request["gpu_uuid"])
     for mib in (900, 1000, 1100):
         block = torch.empty(mib * MIB, dtype=torch.uint8, device="cuda:0")
         del block
@@ -263,7 +254,7 @@ def run_out_of_workspace(request: dict[str, Any], pipe: IO[bytes]) -> None:
 
     from bench.budget import enforce, is_out_of_memory
 
-    enforce("cuda:0", request["budget_bytes"], gpu_uuid())
+    enforce("cuda:0", request["budget_bytes"], request["gpu_uuid"])
     torch.backends.cudnn.benchmark = True  # tries what takes a workspace
     image = torch.rand(16, 64, 64, 64, device="cuda:0")
     kernel = torch.rand(64, 64, 3, 3, device="cuda:0")

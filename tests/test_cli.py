@@ -349,9 +349,12 @@ def test_a_short_trial_runs_on_cuda(variant: str, repository: Path, tmp_path: Pa
     assert (cell["variant"], cell["status"]) == (variant, "ok")
     assert cell["images_per_s"] > 0
     assert 0 < cell["peak_memory_gib"] < cell["budget_gib"]
-    assert 0 < cell["budget_percent"] <= 100
     assert 0 < cell["final_mse"] < 10 * cell["mean_color_mse"]  # hardly trained, but no nonsense
     (row,) = read(tmp_path / "results")
+    if row.result.memory["context_bytes"] is None:  # as where there is no NVML
+        assert cell["budget_percent"] is None
+    else:
+        assert 0 < cell["budget_percent"] <= 100
     assert row.trial.device == "cuda:0"
     assert row.environment["cuda"]
     assert all(len(step) == 4 and min(step) > 0 for step in row.result.step_phase_s)

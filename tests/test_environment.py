@@ -1,10 +1,10 @@
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
-import pynvml
 import pytest
 import torch
 
@@ -19,6 +19,7 @@ from bench.environment import (
     source_of,
 )
 from tests.harness import REPOSITORY
+from tests.nvml import UUID, Nvml
 
 RECORDED = {
     "command", "commit", "dirty", "source", "version", "os", "cpu_flags", "memory_bytes", "numpy",
@@ -70,12 +71,126 @@ def test_a_cuda_device_is_named_with_its_number(
     asked: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Torch's memory calls refuse `cuda` alone."""
-    card = SimpleNamespace(name="a card", total_memory=8, major=8, minor=6, uuid="0")
+    put_card(monkeypatch, (8, 6))
+    assert describe_device(asked)["device"] == "cuda:0"
+
+
+CU130 = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120"]
+
+
+def put_card(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], built: Sequence[str] = CU130
+) -> None:
+    """A card, and what torch is built for."""
+    major, minor = capability
+    card = SimpleNamespace(name="Some card", total_memory=8, major=major, minor=minor, uuid=UUID)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: card)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (4, 8))
-    assert describe_device(asked)["device"] == "cuda:0"
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: list(built))
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 92400)
+
+
+def test_a_card_s_libraries_driver_and_power_limit_are_recorded(
+    nvml: Nvml, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_card(monkeypatch, (8, 6))
+    found = describe_device("cuda:0")
+    assert (found["cudnn"], found["driver"], found["note"]) == ("92400", "580.65", None)
+    assert found["power_limit_w"] == 220
+    nvml.answer(power_limit_mw=None)
+    assert describe_device("cuda:0")["power_limit_w"] is None
+
+
+@pytest.mark.parametrize(
+    ("capability", "built", "advice"),
+    [
+        ((6, 1), CU130, "whl/cu126"),
+        ((7, 0), CU130, "whl/cu126"),
+        ((3, 7), CU130, "no current build"),
+        ((13, 0), CU130[:-1], "newer"),  # without code to be compiled for later cards
+        ((12, 0), ["sm_50", "sm_90"], "newer"),
+        ((8, 7), ["sm_75", "sm_89"], "newer"),
+        ((10, 3), ["sm_100a", "sm_120"], "newer"),  # for one architecture, and no other
+    ],
+)
+@pytest.mark.parametrize("asked", ["auto", "cuda:0"])
+def test_a_card_that_torch_is_not_built_for_is_refused_with_advice(
+    monkeypatch: pytest.MonkeyPatch,
+    asked: str,
+    capability: tuple[int, int],
+    built: list[str],
+    advice: str,
+) -> None:
+    put_card(monkeypatch, capability, built)
+    with pytest.raises(ValueError, match=r"^device cuda:0: Some card has compute cap") as caught:
+        describe_device(asked)
+    assert "\n" not in str(caught.value)
+    for part in ("{}.{}".format(*capability), torch.__version__, advice, "--device cpu"):
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("capability", "built"),
+    [
+        ((7, 5), CU130),
+        ((8, 9), CU130),  # sm_86's code runs there
+        ((13, 0), CU130),  # compiled from PTX
+        ((10, 3), ["sm_100f"]),  # for a family
+        ((9, 0), ["sm_90a"]),
+        ((6, 1), []),  # not known
+    ],
+)
+def test_a_card_that_torch_has_code_for_is_not(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], built: list[str]
+) -> None:
+    put_card(monkeypatch, capability, built)
+    found = describe_device("cuda:0")
+    assert found["compute_capability"] == "{}.{}".format(*capability)
+
+
+def test_a_card_beside_one_that_cudnn_is_too_new_for_is_described_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As torch judges by the oldest card that is visible."""
+
+    def refuse() -> int:
+        raise RuntimeError("cuDNN version 92400 is not compatible with devices with SM < 7.5.\nX")
+
+    put_card(monkeypatch, (8, 6))
+    monkeypatch.setattr(torch.backends.cudnn, "version", refuse)
+    found = describe_device("auto")
+    assert (found["device"], found["cudnn"]) == ("cuda:0", None)
+    assert "SM < 7.5" in found["note"]
+    assert "CUDA_VISIBLE_DEVICES" in found["note"]
+    assert "\n" not in found["note"]
+
+
+def test_variables_that_change_results_are_recorded_and_places_are_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in os.environ:
+        monkeypatch.delenv(name)
+    assert describe_host([])["malloc"] is describe_host([])["variables"] is None
+    told = {
+        "CUDA_LAUNCH_BLOCKING": "1",
+        "DNNL_MAX_CPU_ISA": "AVX2",
+        "GOMP_CPU_AFFINITY": "0-3",
+        "KMP_AFFINITY": "compact",
+        "MKL_NUM_THREADS": "2",
+        "NVIDIA_TF32_OVERRIDE": "0",
+        "OMP_NUM_THREADS": "2",
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+        "PYTORCH_ALLOC_CONF": "expandable_segments:True",
+        "TORCHINDUCTOR_FREEZING": "1",
+    }
+    others = {"MALLOC_ARENA_MAX": "1", "TORCHINDUCTOR_CACHE_DIR": "/a", "HOME": "/b"}
+    for name, value in (told | others).items():
+        monkeypatch.setenv(name, value)
+    found = describe_host([])
+    assert found["malloc"] == "MALLOC_ARENA_MAX=1"
+    assert found["variables"] == " ".join(f"{name}={value}" for name, value in told.items())
 
 
 def test_a_gpu_that_torch_cannot_use_is_not_passed_over_in_silence(
@@ -91,8 +206,9 @@ def test_a_gpu_that_torch_cannot_use_is_not_passed_over_in_silence(
 def test_a_gpu_is_described_and_one_too_many_is_refused() -> None:
     found = describe_device("cuda:0")
     assert found["device_name"] == torch.cuda.get_device_name(0)
-    for name in ("driver", "cuda", "cudnn", "gpu_uuid", "compute_capability", "free_bytes"):
+    for name in ("cuda", "gpu_uuid", "compute_capability", "free_bytes"):
         assert found[name], name
+    assert {"driver", "cudnn", "power_limit_w"} <= found.keys()  # not readable everywhere
     with pytest.raises(ValueError, match=r"^--device cuda:99: this machine has "):
         describe_device("cuda:99")
 
@@ -110,22 +226,23 @@ def test_a_gpu_is_described_and_one_too_many_is_refused() -> None:
     ],
 )
 def test_a_gpu_counts_where_there_is_one_and_it_may_be_used(
-    visible: str | None, cards: int, expected: bool, monkeypatch: pytest.MonkeyPatch
+    visible: str | None,
+    cards: int,
+    expected: bool,
+    nvml: Nvml,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("pynvml.nvmlInit", lambda: None)
-    monkeypatch.setattr("pynvml.nvmlDeviceGetCount", lambda: cards)
+    nvml.answer(count=cards)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert has_gpu() is expected
 
 
-def test_without_a_driver_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_driver() -> None:
-        raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
-
+def test_without_a_driver_there_is_no_gpu(nvml: Nvml, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr("pynvml.nvmlInit", no_driver)
+    assert has_gpu()
+    monkeypatch.delenv("UNET_BENCH_TEST_NVML")
     assert not has_gpu()
 
 

@@ -128,6 +128,12 @@ def test_process_memory_that_is_not_readable_is_absent() -> None:
         assert absent(one(measured(memory=known), device="cuda")["process_gib"])
 
 
+def test_the_share_of_the_budget_is_absent_where_the_context_is_not_readable() -> None:
+    cell = one(measured(memory=CUDA | {"context_bytes": None}), device="cuda")
+    assert absent(cell["budget_percent"])
+    assert cell["peak_reserved_gib"] == 3
+
+
 def test_memory_of_cuda_is_absent_on_cpu() -> None:
     cell = one(measured())
     for name in ("peak_reserved_gib", "unused_reserved_gib", "process_gib", "card_gib"):

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from bench.environment import COMPARABLE
+from bench.environment import COMPARABLE, RECORDED_LATER
 from bench.journal import FILE_NAME, PER_FOLDER, Journal, Row, check_comparable, read
 from bench.trial import Status, TrialResult
 from tests.harness import REPOSITORY, row_of, toy_trial, wait_until
@@ -266,6 +266,22 @@ def test_rows_that_cannot_be_compared_are_refused_with_the_key(name: str) -> Non
         ) as caught:
             check_comparable(here, there, "where")
         assert "\n" not in str(caught.value)
+
+
+def test_what_rows_of_old_do_not_record_is_as_good_as_nothing() -> None:
+    today = row_of(toy_trial(), environment=dict.fromkeys(COMPARABLE))
+    old = replace(
+        today,
+        environment={
+            name: value for name, value in today.environment.items() if name not in RECORDED_LATER
+        },
+    )
+    check_comparable(old, today, "where")
+    check_comparable(today, old, "where")
+    for name in RECORDED_LATER:
+        told = replace(today, environment={**today.environment, name: "A=1"})
+        with pytest.raises(ValueError, match=rf"environment.{name} is None there and 'A=1' here"):
+            check_comparable(old, told, "where")
 
 
 def test_rows_of_one_sweep_can_be_compared() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from bench import noise, sweep
+from bench.environment import COMPARABLE, RECORDED_LATER
 from bench.report.noise import noise_page
 from bench.trial import Status
 from tests.commands import main
@@ -51,6 +52,14 @@ def test_the_rounds_of_a_cell_are_equal_processes() -> None:
     by_class = {cell["class"]: cell["images_per_s"] for cell in found["cells"]}
     assert by_class["eager"] == pytest.approx([100 * factor for factor in SHAPE])
     json.dumps(found)
+
+
+def test_what_was_kept_before_more_was_recorded_is_still_found() -> None:
+    told = {name: "same" for name in COMPARABLE if name not in RECORDED_LATER}
+    noise.write(told, noise_description(0.1))
+    assert noise.read({**told, **dict.fromkeys(RECORDED_LATER)}) == noise_description(0.1)
+    for name in RECORDED_LATER:  # another environment
+        assert noise.read({**told, name: "A=1"}) is None
 
 
 def test_a_class_is_as_noisy_as_its_noisiest_cell_of_the_same_settings() -> None:

@@ -105,6 +105,14 @@ def test_a_card_of_the_budgets_size_is_not_called_emulated(memory: dict[str, Any
     assert not any("emulated" in note for note in notes_of(rows))
 
 
+def test_environment_variables_that_change_results_are_told() -> None:
+    told = row(trial(), measured(), variables="OMP_NUM_THREADS=1", power_limit_w=220)
+    (cell,) = cells(told)
+    assert (cell["variables"], cell["power_limit_w"]) == ("OMP_NUM_THREADS=1", 220)
+    assert [note for note in notes_of([told]) if "OMP_NUM_THREADS=1" in note]
+    assert not [note for note in notes_of([row(trial(), measured())]) if "variables" in note]
+
+
 def test_commits_of_all_rounds_are_told() -> None:
     rows = [
         row(trial(round=0), measured(), commit="def"),

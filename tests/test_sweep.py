@@ -8,13 +8,12 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import psutil
-import pynvml
 import pytest
 
+from bench import budget as budgets
 from bench import journal, sweep
 from bench.budget import parse_bytes
 from bench.environment import COMPARABLE, describe_device
@@ -33,6 +32,7 @@ from tests.harness import (
     wait_until,
     write_toml,
 )
+from tests.nvml import UUID, Nvml
 from tests.toy import PLAIN, TOY
 
 # Trials that end by themselves, in every way there is; `oom` from batch 2 on.
@@ -325,6 +325,7 @@ def test_a_budget_beyond_what_is_free_is_told_and_stands(
 )
 def test_a_card_that_drives_a_display_gives_what_is_free(
     tmp_path: Path,
+    nvml: Nvml,
     monkeypatch: pytest.MonkeyPatch,
     display: int,
     free_gib: float,
@@ -332,17 +333,35 @@ def test_a_card_that_drives_a_display_gives_what_is_free(
     expected: str | None,
 ) -> None:
     free_bytes = int(free_gib * GIB)
-    monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
-    monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByUUID", lambda uuid: "the card")
-    memory = SimpleNamespace(total=16 * GIB, used=16 * GIB - free_bytes, free=free_bytes)
-    monkeypatch.setattr(pynvml, "nvmlDeviceGetMemoryInfo", lambda gpu: memory)
-    monkeypatch.setattr(pynvml, "nvmlDeviceGetDisplayActive", lambda gpu: display)
+    nvml.answer(total_bytes=16 * GIB, free_bytes=free_bytes, display_active=display)
     # What torch says is free lacks the context of the process that asked.
-    machine = {"device": "cuda:0", "gpu_uuid": "GPU-0", "free_bytes": 5 * GIB}
+    machine = {"device": "cuda:0", "gpu_uuid": UUID, "free_bytes": 5 * GIB}
     notes, budget_bytes = told_of_budget(tmp_path / "out", monkeypatch, machine, budget)
     assert budget_bytes == (7.25 * GIB if free_gib < 8 and not budget else 8 * GIB)
     assert len(notes) == (expected is not None)
     assert expected is None or notes[0].startswith(expected)
+
+
+def test_on_wsl_a_margin_of_the_card_is_left_and_told(
+    tmp_path: Path, nvml: Nvml, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nvml.answer(free_bytes=6 * GIB)
+    machine = {"device": "cuda:0", "gpu_uuid": UUID, "free_bytes": 5 * GIB}
+    for module in (sweep, budgets):
+        monkeypatch.setattr(module, "is_wsl", lambda: True)
+    notes, budget_bytes = told_of_budget(tmp_path / "out", monkeypatch, machine, "")
+    assert budget_bytes == 6 * GIB - budgets.WSL_MARGIN_BYTES
+    assert len(notes) == 2
+    assert "WSL2" in notes[0]
+    assert "512 MiB" in notes[0]
+
+
+def test_where_nvml_does_not_tell_torch_s_word_on_free_memory_holds(
+    tmp_path: Path, nvml: Nvml, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nvml.answer(free_bytes=None)
+    machine = {"device": "cuda:0", "gpu_uuid": UUID, "free_bytes": 5 * GIB}
+    assert told_of_budget(tmp_path / "out", monkeypatch, machine, "")[1] == 5 * GIB
 
 
 GRID: dict[str, Any] = {"variants": ["none", "none+sweet", "raise"], "batch_size": [2, 4]}

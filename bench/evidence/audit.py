@@ -8,7 +8,14 @@ import os
 import sys
 from typing import Any
 
-from bench.budget import default_budget, enforce, is_out_of_memory, parse_bytes
+from bench.budget import (
+    default_budget,
+    enforce,
+    is_out_of_memory,
+    load_libraries,
+    parse_bytes,
+    usable_bytes,
+)
 from bench.errors import UserError
 from bench.monitor import nvml_free_bytes, nvml_process_bytes, read_proc_status
 
@@ -27,7 +34,7 @@ def audit(device: str, budget_bytes: int, gpu_uuid: str | None = None) -> dict[s
         What `MemoryBudget.limits` holds, and sizes in bytes, `None` where they are not readable:
         `taken_bytes` (in blocks, when the next one was refused), `peak_bytes` and on CUDA
         `peak_reserved_bytes` (see `MemoryBudget.peak`), `libraries_bytes` (what the context has
-        grown by once convolutions and products have run, which no allocator counts),
+        grown by when convolutions and products have run once more),
         `process_bytes` (all that the process had then: by NVML on CUDA, RssAnon on CPU),
         `device_rise_bytes` (by how much the GPU's used memory has risen, whosever it is);
         `refused` (whether there was an end to it), `recognized` (as out of memory), `message`, and
@@ -42,7 +49,7 @@ def audit(device: str, budget_bytes: int, gpu_uuid: str | None = None) -> dict[s
     budget = enforce(device, budget_bytes, gpu_uuid)
     found: dict[str, Any] = dict(budget.limits)
     if gpu_uuid:
-        found["libraries_bytes"] = _load_libraries(device, found["context_bytes"], gpu_uuid)
+        found["libraries_bytes"] = _grown_bytes(device, found["context_bytes"], gpu_uuid)
 
     def block() -> torch.Tensor:
         return torch.ones(BLOCK_BYTES, dtype=torch.uint8, device=device)
@@ -77,25 +84,14 @@ def _line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _load_libraries(device: str, context_bytes: int | None, gpu_uuid: str) -> int | None:
-    """Convolves and multiplies in fp32 and half precision, forward and backward.
+def _grown_bytes(device: str, context_bytes: int | None, gpu_uuid: str) -> int | None:
+    """What the process has beyond the allocator's memory and the context after more of the same.
 
-    Returns:
-        What the process has beyond the allocator's memory and the context as it was; `None` where
-        NVML does not tell.
+    `None` where NVML does not tell.
     """
     import torch
 
-    image = torch.rand(4, 16, 64, 64, device=device, requires_grad=True)
-    kernel = torch.rand(16, 16, 3, 3, device=device, requires_grad=True)
-    dtypes = [torch.float32, torch.float16]
-    if torch.cuda.is_bf16_supported(including_emulation=False):
-        dtypes.append(torch.bfloat16)
-    for dtype in dtypes:
-        with torch.autocast("cuda", dtype=dtype, enabled=dtype is not torch.float32):
-            convolved = torch.nn.functional.conv2d(image, kernel, padding=1)
-            product = convolved.flatten(0, 2) @ convolved.flatten(0, 2).T[:, :64]
-        torch.autograd.backward(product.float().sum())
+    load_libraries(torch.device(device))
     torch.cuda.synchronize(device)
     torch.cuda.empty_cache()  # pieces of segments that no block would fit into
     process_bytes = nvml_process_bytes(gpu_uuid, os.getpid())
@@ -107,7 +103,8 @@ def _load_libraries(device: str, context_bytes: int | None, gpu_uuid: str) -> in
 def main() -> None:
     """Prints what `audit` finds, or why it could not begin."""
     device, gpu_uuid, free_bytes, budget = sys.argv[1:]
-    asked = parse_bytes(budget) if budget else default_budget(int(free_bytes))
+    free = int(free_bytes) if device == "cpu" else usable_bytes(int(free_bytes))
+    asked = parse_bytes(budget) if budget else default_budget(free)
     try:
         found = audit(device, asked, gpu_uuid or None)
     except UserError as error:

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from bench.budget import GIB
+from bench.environment import RECORDED_LATER
 from bench.errors import UserError
 from bench.journal import Row, check_comparable
 from bench.monitor import cpu_percent, window_of
@@ -252,7 +253,7 @@ def trial_record(row: Row) -> Record:
         "baselines": json.dumps(_baselines(row)),
         "device_name": row.environment["device_name"],
         "torch": row.environment["torch"],
-        "malloc": row.environment.get("malloc"),
+        **{name: row.environment.get(name) for name in RECORDED_LATER},
         "commit": row.environment["commit"],
         "dirty": row.environment["dirty"],
         "command": reproduce(row),
@@ -310,7 +311,8 @@ def _memory(row: Row) -> Record:
         steady = process
     elif memory.get("peak_reserved_bytes") is not None:
         reserved = _number(memory["peak_reserved_bytes"])
-        process = reserved + _number(memory["context_bytes"])
+        if (context := memory.get("context_bytes")) is not None:
+            process = reserved + _number(context)
         unused = reserved - _number(steady)
         # Rows of old do not tell those of the warm-up apart.
         before = memory.get("warmup_alloc_retries", memory.get("first_step_alloc_retries"))

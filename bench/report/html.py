@@ -284,6 +284,8 @@ def _facts(rows: Sequence[Row]) -> list[tuple[str, str]]:
         "Python": environment.get("python"),
         "system": environment.get("os"),
         "allocator": environment.get("malloc"),
+        "environment variables": environment.get("variables"),
+        "power limit": f"{limit_w:g} W" if (limit_w := environment.get("power_limit_w")) else None,
         "noise floor": f"measured {known['measured_at']}" if known else "by the scatter of rounds",
         "data": ", ".join(f"{name} {value}" for name, value in first.data.items()),
         "samples a trial": trial.samples,

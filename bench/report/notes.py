@@ -27,6 +27,8 @@ def machine_notes(cells: list[Record]) -> list[str]:
     ]
     if pd.notna(first["malloc"]):
         found.append(f"The C library's allocator was told {first['malloc']}.")
+    if pd.notna(first["variables"]):
+        found.append(f"Measured with the environment variables {first['variables']}.")
     emulated = [
         f"Budget emulated: a card of {cell['card_gib']:.1f} GiB capped to "
         f"{cell['budget_gib']:g} GiB."
