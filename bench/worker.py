@@ -315,6 +315,7 @@ def _train(
     if last == len(batches) and not cold:
         enter("training")
     result.step_phase_s = by_step(clock.intervals_s())
+    result.facts = dict(task.facts)
     if compile_cache:
         done = Compilation.now()
         if not done.graphs:

@@ -134,7 +134,12 @@ class Task(Protocol):
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """What the row shall record of this task: flags in force, scaling, parameters."""
+        """What the row shall record of this task: flags in force, scaling, parameters.
+
+        Asked for when it has been built, and again after its last step. Reports know of
+        `skipped_steps` (of the steps from 0 on, those that updated nothing, since gradients had
+        overflowed), `loss_scale` (at the end) and `caveats` (sentences that a reader must know).
+        """
         ...
 
     def batches(self, order: Sequence[np.ndarray]) -> Generator[Any, None, None]:

@@ -369,6 +369,9 @@ def test_an_overflow_skips_the_step_and_halves_the_scale(variant: str, device: s
         working.optimize(0.0)
         assert torch.equal(weight, before) is not moves
         assert working.scaler.get_scale() == factor * scale
+    assert working.facts["skipped_steps"] == [1]
+    assert working.facts["loss_scale"] == working.scaler.get_scale()
+    assert json.loads(json.dumps(working.facts)) == working.facts
 
 
 def test_for_a_gpu_batches_are_pinned_before_they_are_copied(
@@ -423,6 +426,15 @@ def test_the_flags_in_force_are_recorded() -> None:
 def test_facts_are_plain_values() -> None:
     facts = task("bf16+channels_last").facts
     assert json.loads(json.dumps(facts)) == facts
+
+
+def test_only_what_scales_its_loss_records_steps_that_were_skipped() -> None:
+    for variant in ("fp32", "bf16+channels_last"):
+        working = task(variant)
+        working.backward(working.forward(load(working, np.arange(4))))
+        working.optimize(0.0)
+        assert not {"skipped_steps", "loss_scale"} & working.facts.keys()
+    assert task("fp16").facts["skipped_steps"] == []
 
 
 def test_parameters_are_counted() -> None:

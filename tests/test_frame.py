@@ -25,6 +25,7 @@ from tests.report_rows import (
     good,
     gpu_samples,
     measured,
+    notes_of,
     one,
     row,
     sample,
@@ -132,6 +133,36 @@ def test_the_share_of_the_budget_is_absent_where_the_context_is_not_readable() -
     cell = one(measured(memory=CUDA | {"context_bytes": None}), device="cuda")
     assert absent(cell["budget_percent"])
     assert cell["peak_reserved_gib"] == 3
+
+
+def scaled(skipped: list[int], scale: float) -> Row:
+    facts = {"skipped_steps": skipped, "loss_scale": scale}
+    return row(trial(), measured(facts=facts))
+
+
+def test_steps_of_the_window_that_updated_nothing_are_counted_and_told() -> None:
+    first, second = scaled([0, 1, 5], 32768.0), scaled([1, 2, 4], 16384.0)
+    assert cells(first)[0]["skipped_steps"] == 0
+    assert not [note for note in notes_of([first]) if "overflowed" in note]
+    rounds = [first, replace(second, trial=replace(second.trial, round=1))]
+    (cell,) = cells(*rounds)
+    assert (cell["skipped_steps"], cell["loss_scale"]) == (2, 16384)
+    (told,) = [note for note in notes_of(rounds) if "overflowed" in note]
+    assert told.startswith("fp32 b4: 2 of ")
+    assert "16384" in told
+    plain = one(measured())
+    assert absent(plain["skipped_steps"])
+    assert absent(plain["loss_scale"])
+
+
+def test_what_a_device_does_not_do_of_a_variant_is_told_once() -> None:
+    rows = [
+        row(trial(batch_size=size), measured(8.0, size, facts={"caveats": ["It is so."]}))
+        for size in (4, 8)
+    ]
+    assert [note for note in notes_of(rows) if "It is so" in note] == [
+        "fp32 b4, fp32 b8: It is so."
+    ]
 
 
 def test_memory_of_cuda_is_absent_on_cpu() -> None:

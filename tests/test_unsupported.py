@@ -1,6 +1,7 @@
 """What a device cannot do, and how it says so."""
 
 import platform
+import sysconfig
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ import torch._inductor.utils
 from torch._inductor.runtime.hints import DeviceProperties
 
 from tests.training import CPU
-from unet.apply import unsupported
+from unet.apply import caveats, unsupported
 from unet.capability import fast_precisions, lacking
 from unet.variant import (
     ActivationBudget,
@@ -180,7 +181,7 @@ def test_compiling_for_a_cpu_needs_a_compiler(
     variant = Variant(compile=mode)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
-    reason = "torch.compile needs a C++ compiler on a CPU, and there is no {!r} (CXX)"
+    reason = "torch.compile needs a C++ compiler on a CPU, and there is no {!r} (CXX): install g++"
     assert unsupported(variant, CPU) == reason.format("g++")
     assert unsupported(Variant(), CPU) is None
 
@@ -257,12 +258,6 @@ REFUSED = {
     ("Tesla V100", "bf16"): "Tesla V100 has no bf16 arithmetic, and would emulate it",
     ("Tesla T4", "tf32"): "Tesla T4 has no TF32, which came with compute capability 8.0",
     ("Tesla T4", "bf16"): "Tesla T4 has no bf16 arithmetic, and would emulate it",
-    **{
-        (name, "fp32+max-autotune"): f"{name} has {count} multiprocessors, too few for Inductor to "
-        "tune matrix products and convolutions"
-        for name, (_, count) in CARDS.items()
-        if count < 68
-    },
 }
 
 
@@ -295,6 +290,65 @@ def test_the_fast_precisions_of_a_card(
 ) -> None:
     card(monkeypatch, name, *CARDS[name])
     assert fast_precisions(CUDA) == tuple(Precision(each) for each in fast)
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_a_card_with_few_multiprocessors_tunes_less_and_the_row_says_so(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    card(monkeypatch, name, *CARDS[name])
+    told = caveats(Variant.parse("bf16+max-autotune"), CUDA)
+    assert len(told) == (CARDS[name][1] < 68)
+    assert all(name in sentence and "max-autotune GEMM is off" in sentence for sentence in told)
+    assert caveats(Variant.parse("bf16+compile"), CUDA) == []
+    assert caveats(Variant.parse("fp32+max-autotune"), CPU) == []
+
+
+@pytest.mark.parametrize(
+    ("variant", "what"), [("bf16+compile", "torch.compile"), ("fp32+fused-lab", "fused-lab")]
+)
+def test_triton_needs_a_c_compiler_and_python_s_headers(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variant: str, what: str
+) -> None:
+    card(monkeypatch, "RTX 4070", *CARDS["RTX 4070"])
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    wanted = Variant.parse(variant)
+    reason = f"{what} needs a C compiler for Triton, and there is no {{}}: install gcc"
+    assert unsupported(wanted, CUDA) == reason.format("gcc or clang")
+    assert unsupported(Variant.parse("bf16+channels_last"), CUDA) is None
+
+    (tmp_path / "clang").touch(mode=0o755)
+    assert unsupported(wanted, CUDA) is None
+    monkeypatch.setenv("CC", "cc-99")  # which Triton takes without a look
+    assert unsupported(wanted, CUDA) == reason.format("cc-99")
+    monkeypatch.setenv("CC", "clang")
+    monkeypatch.setattr(sysconfig, "get_paths", lambda scheme: {"include": str(tmp_path)})
+    assert unsupported(wanted, CUDA) == (
+        f"{what} needs Python's headers, and there is no {tmp_path}/Python.h: install python3-dev"
+    )
+    (tmp_path / "Python.h").touch()
+    assert unsupported(wanted, CUDA) is None
+
+
+def test_what_inductor_compiles_for_a_cpu_needs_python_s_headers_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sysconfig, "get_paths", lambda scheme: {"include": str(tmp_path)})
+    reason = unsupported(Variant(compile=Compile.DEFAULT), CPU)
+    assert reason is not None
+    assert reason.endswith(": install python3-dev")
+    assert unsupported(Variant.parse("fp32+fused-lab"), CPU) is None  # called without Python
+
+
+@pytest.mark.parametrize("variant", ["fp32+compile", "fp32+fused-lab"])
+def test_a_card_older_than_triton_s_oldest_is_refused_its_kernels(
+    monkeypatch: pytest.MonkeyPatch, variant: str
+) -> None:
+    card(monkeypatch, "GTX 1080", (6, 1), 20)
+    assert unsupported(Variant.parse(variant), CUDA) == (
+        "GTX 1080 is too old for Triton, which needs compute capability 7.0"
+    )
 
 
 @pytest.mark.gpu

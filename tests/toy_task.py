@@ -180,6 +180,7 @@ class ToyTask:
         with torch.no_grad():
             assert self.weight.grad is not None
             self.weight -= 0.1 * (1 - progress) * self.weight.grad
+        self.facts["steps"] = self.step
 
     def evaluate(self) -> dict[str, float]:
         if self.fault == "oom-later" and self.too_large:

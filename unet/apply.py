@@ -7,8 +7,10 @@ backward.
 
 import os
 import shutil
+import sysconfig
 from collections.abc import Callable
 from operator import attrgetter
+from pathlib import Path
 from typing import Final
 
 import torch
@@ -129,36 +131,66 @@ def _unsupported_on_cpu(variant: Variant, device: torch.device) -> str | None:
         return "reduce-overhead runs the network as CUDA graphs, which a CPU has not"
     compiler = os.environ.get("CXX") or "g++"
     if shutil.which(compiler) is None:
-        lack = f"needs a C++ compiler on a CPU, and there is no {compiler!r} (CXX)"
+        lack = f"needs a C++ compiler on a CPU, and there is no {compiler!r} (CXX): install g++"
         if variant.compile is not Compile.EAGER:
             return f"torch.compile {lack}"
         if variant.color is Color.FUSED:
             return f"{variant.color} {lack}"
+    if variant.compile is not Compile.EAGER and (lack := _lacks_python_header()):
+        return f"torch.compile {lack}"
     return None
+
+
+def _lacks_python_header() -> str | None:
+    """What is missing to compile an extension of Python, as Inductor and Triton do."""
+    scheme = sysconfig.get_default_scheme()
+    if scheme == "posix_local":  # Debian's, of which Triton takes the files of the system
+        scheme = "posix_prefix"
+    header = Path(sysconfig.get_paths(scheme)["include"]) / "Python.h"
+    if header.exists():
+        return None
+    return f"needs Python's headers, and there is no {header}: install python3-dev"
+
+
+def _lacks_for_triton() -> str | None:
+    """What is missing to launch Triton's kernels, for which it compiles a file of C."""
+    own = os.environ.get("CC")  # taken as it is
+    names = [own] if own else ["gcc", "clang"]
+    if not any(map(shutil.which, names)):
+        return f"needs a C compiler for Triton, and there is no {' or '.join(names)}: install gcc"
+    return _lacks_python_header()
 
 
 def _unsupported_on_cuda(variant: Variant, device: torch.device) -> str | None:
     if reason := lacking(variant.precision, device):
         return reason
     card = torch.cuda.get_device_properties(device)
-    if variant.compile is not Compile.EAGER:
+    by_triton = (
+        "torch.compile" if variant.compile is not Compile.EAGER else None,
+        str(variant.color) if variant.color is Color.FUSED else None,
+    )
+    for what in filter(None, by_triton):
         if (card.major, card.minor) < _VOLTA:
             return f"{card.name} is too old for Triton, which needs compute capability 7.0"
-        compilers = (os.environ.get("CC"), "gcc", "clang")
-        if not any(compiler and shutil.which(compiler) for compiler in compilers):
-            return "torch.compile needs a C compiler for Triton, and there is no gcc or clang"
-    if variant.compile is Compile.MAX_AUTOTUNE and not _tunes_kernels(device):
-        return (
-            f"{card.name} has {card.multi_processor_count} multiprocessors, too few for Inductor "
-            "to tune matrix products and convolutions"
-        )
+        if lack := _lacks_for_triton():
+            return f"{what} {lack}"
     return None
 
 
-def _tunes_kernels(device: torch.device) -> bool:
+def caveats(variant: Variant, device: torch.device) -> list[str]:
+    """What a variant does not do on a device that can do the rest of it, in sentences."""
+    if device.type != "cuda" or variant.compile is not Compile.MAX_AUTOTUNE:
+        return []
     from torch._inductor.utils import is_big_gpu  # takes a second that few trials need
 
-    return bool(is_big_gpu(device))
+    if is_big_gpu(device):
+        return []
+    card = torch.cuda.get_device_properties(device)
+    return [
+        f"on {card.name}, with {card.multi_processor_count} multiprocessors, max-autotune GEMM is "
+        "off: Inductor tunes the other kernels and uses CUDA graphs, and leaves matrix products "
+        "and convolutions to cuBLAS and cuDNN."
+    ]
 
 
 def apply_variant(model: UNet, variant: Variant, device: torch.device) -> Network:

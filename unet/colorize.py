@@ -19,6 +19,7 @@ from unet.apply import (
     Network,
     apply_variant,
     autocast,
+    caveats,
     computed_in,
     grad_scaler,
     make_optimizer,
@@ -145,7 +146,8 @@ class ColorizationTask:
         self.network = apply_variant(self.model, self.variant, self.device)
         self.optimizer = make_optimizer(self.model, self.variant, LEARNING_RATE)
         self.scaler = grad_scaler(self.variant, self.device)
-        self.facts: dict[str, Any] = {
+        self._overflows: list[Tensor] = []
+        self._facts: dict[str, Any] = {
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
             "flags": flags,
             "channel_scaling": {"l_center": L_CENTER, "l_scale": L_SCALE, "ab_scale": AB_SCALE},
@@ -153,9 +155,22 @@ class ColorizationTask:
             "learning_rate": [LEARNING_RATE, FINAL_LEARNING_RATE],
         }
         if self.variant.color is Color.LOADER:
-            self.facts["loader_workers"] = self.workers
+            self._facts["loader_workers"] = self.workers
         if self.variant.color is Color.FUSED:
-            self.facts["lab_kernel"] = kernel_on(self.device)
+            self._facts["lab_kernel"] = kernel_on(self.device)
+        if told := caveats(self.variant, self.device):
+            self._facts["caveats"] = told
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the row shall record; of fp16 with the steps so far, for which it waits."""
+        if not self.scaler.is_enabled():
+            return self._facts
+        found = torch.stack(self._overflows).tolist() if self._overflows else []
+        return self._facts | {
+            "skipped_steps": [step for step, overflow in enumerate(found) if overflow],
+            "loss_scale": self.scaler.get_scale(),
+        }
 
     @staticmethod
     def unsupported(axes: Mapping[str, str], device: str) -> str | None:
@@ -214,6 +229,9 @@ class ColorizationTask:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(progress)
         self.scaler.step(self.optimizer)
+        if self.scaler.is_enabled():
+            # Kept on the device, and read when all is over: to ask now would be to wait.
+            self._overflows += self.scaler._found_inf_per_device(self.optimizer).values()
         self.scaler.update()
         # Here rather than before the next backward, so that the forward pass has their memory.
         self.optimizer.zero_grad(set_to_none=True)

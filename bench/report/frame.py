@@ -20,7 +20,7 @@ from bench.errors import UserError
 from bench.journal import Row, check_comparable
 from bench.monitor import cpu_percent, window_of
 from bench.noise import of_row
-from bench.report import Record, compilation, disturbance
+from bench.report import Record, compilation, disturbance, scaling
 from bench.report.disturbance import BUSY_FLAG
 from bench.report.speedups import add_fastest, add_speedups
 from bench.spec import DEFAULT_WORKLOAD
@@ -115,12 +115,13 @@ def cell_frame(rows: Sequence[Row]) -> pd.DataFrame:
     numbers = [
         *medians,
         *("images_per_s", "images_per_s_low", "images_per_s_high", "noise_percent", "card_gib"),
+        *scaling.NUMBERS,
         *(f"{name}{end}" for name in ratios for end in ("", "_low", "_high", "_floor_percent")),
     ]
     counts = [
         *compilation.COUNTS,
         *disturbance.COUNTS,
-        *("train_size", "seed_batch_size", "noise_pairs", *_RETRIES),
+        *("train_size", "seed_batch_size", "noise_pairs", *_RETRIES, *scaling.COUNTS),
         *(f"{name}_rounds" for name in ratios),
     ]
     return frame.astype(dict.fromkeys(numbers, float) | dict.fromkeys(counts, "Int64"))
@@ -153,6 +154,7 @@ def _cell(group: Sequence[Record], medians: Sequence[str]) -> Record:
         **_rates(good),
         **retries,
         **told,
+        **scaling.of_rounds(good),
         "settled": all(settled) if settled else None,
         "rounds_unsettled": settled.count(False),
         "commit": _commits([record["commit"] for record in group]),
@@ -235,6 +237,7 @@ def trial_record(row: Row) -> Record:
         "budget_percent": None,
         "utilization_percent": None,
         "final_mse": None,
+        **scaling.ABSENT,
         **compilation.ABSENT,
         **disturbance.ABSENT,
         "started_at": result.started_at,
@@ -266,6 +269,7 @@ def trial_record(row: Row) -> Record:
         record.update(compilation.of_row(row))
         record.update(disturbance.of_row(row))
         record["utilization_percent"] = _utilization_percent(row)
+        record.update(scaling.of_row(row))
     return record
 
 

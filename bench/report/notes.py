@@ -129,6 +129,15 @@ def caution_notes(cells: list[Record]) -> list[str]:
             f"{names(unsettled)}: warm-up ended at its cap, before step times had settled, in "
             f"{count} of {rounds} rounds."
         )
+    found += [
+        f"{label(cell)}: {cell['skipped_steps']} of a round's measured steps updated no weights, "
+        f"since gradients overflowed; the loss scale ended at {cell['loss_scale']:g}."
+        for cell in cells
+        if pd.notna(cell["skipped_steps"]) and cell["skipped_steps"]
+    ]
+    found += [
+        f"{labels}: {caveat}" for caveat, labels in _grouped(cells, partial(_listed, "caveats"))
+    ]
     return [*found, *_commit_notes(cells), *_compilation_notes(cells), *_failure_notes(cells)]
 
 
