@@ -82,11 +82,11 @@ class Row:
         key, trial = rest.pop("key"), Trial.from_json(rest.pop("trial"))
         if key != trial.key:
             raise UserError(f"key {key}: expected {trial.key}, the hash of its trial")
-        about = [rest.pop(name) for name in ("workload", "data", "environment")]
+        workload, data, environment = map(rest.pop, ("workload", "data", "environment"))
         result = TrialResult(**(rest | {"status": Status(rest["status"])}))
         if wrong := _contradiction(result):
             raise UserError(f"not a row of schema {SCHEMA}: {wrong}")
-        return cls(trial, *about, result)
+        return cls(trial, workload, data, environment, result)
 
     @property
     def circumstances(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import random
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
@@ -404,7 +404,7 @@ def one_line(error: BaseException) -> str:
         return next((line for line in lines if line and not line[0].isspace()), lines[0])
     lines = text.splitlines() or [""]
     # A compiler's own words come late, and tell more than "C++ compile error".
-    telling = [memory_budget.says_out_of_memory]
+    telling: list[Callable[[str], bool]] = [memory_budget.says_out_of_memory]
     if lines[0].endswith("compile error"):
         telling.append(lambda line: "error: " in line)
     found = (line for tells in telling for line in lines if tells(line))

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from bench import startup
+from bench.commands import EXIT_INTERRUPTED
 from bench.journal import FILE_NAME, read
 from bench.trial import Status
 from tests.harness import REPOSITORY, CommandLine, wait_until, write_toml
@@ -157,7 +158,7 @@ def test_a_terminal_that_is_closed_ends_a_sweep_in_good_order(tmp_path: Path) ->
     wait_until(draws)
     os.close(controller)
     code, _ = command.wait()
-    assert code == startup.EXIT_INTERRUPTED
+    assert code == EXIT_INTERRUPTED
     statuses = [row.result.status for row in read(folder)]
     assert statuses[:1] == [Status.OK]
     assert set(statuses[1:]) <= {Status.INTERRUPTED}
@@ -198,7 +199,7 @@ def test_ctrl_c_while_modules_are_imported_is_quiet(tmp_path: Path) -> None:
     wait_until(ready.exists)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
-    assert (process.returncode, output) == (startup.EXIT_INTERRUPTED, "")
+    assert (process.returncode, output) == (EXIT_INTERRUPTED, "")
 
 
 # A user whom the system does not know.

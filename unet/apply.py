@@ -136,8 +136,8 @@ def _unsupported_on_cpu(variant: Variant, device: torch.device) -> str | None:
             return f"torch.compile {lack}"
         if variant.color is Color.FUSED:
             return f"{variant.color} {lack}"
-    if variant.compile is not Compile.EAGER and (lack := _lacks_python_header()):
-        return f"torch.compile {lack}"
+    if variant.compile is not Compile.EAGER and (missing := _lacks_python_header()):
+        return f"torch.compile {missing}"
     return None
 
 

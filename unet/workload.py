@@ -149,7 +149,8 @@ class Colorization:
     ) -> FrameSet:
         """Draws or decodes the frames once, into a cache that all trials share."""
         size = int(settings["image_size"]) + int(settings["crop_margin"])
-        notes, unlisted = [], ()
+        notes = list[str]()
+        unlisted: tuple[str, ...] = ()
         if problem := compiled_folder_problem():
             notes.append(
                 f"{problem}, so that each process compiles the Lab kernel anew; "
