@@ -292,7 +292,7 @@ class CudaBudget:
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            raise ValueError(
+            raise UserError(
                 f"budget {format_bytes(budget_bytes)}: {device} has no room for a CUDA context and "
                 "its libraries"
             ) from None

@@ -150,7 +150,7 @@ def describe_device(device: str) -> dict[str, Any]:
     properties = torch.cuda.get_device_properties(index)
     capability = (properties.major, properties.minor)
     if lack := _not_built_for(capability, torch.cuda.get_arch_list()):
-        raise ValueError(
+        raise UserError(
             f"device cuda:{index}: {properties.name} has compute capability "
             f"{properties.major}.{properties.minor}; torch {torch.__version__} {lack}; or measure "
             "on the CPU (--device cpu)"
