@@ -7,7 +7,7 @@ from bench.report.max_batch import max_batch
 from bench.report.page import Page
 from bench.search import MEMORY, Certificate
 from bench.trial import Status
-from tests.report_rows import GIB, bad, cells, measured, page_texts, row, trial
+from tests.report_rows import GIB, bad, cells, failed, measured, page_texts, row, trial
 
 
 def rounds(
@@ -84,3 +84,16 @@ def test_where_nothing_is_certified_that_is_said() -> None:
 def test_a_batch_that_frames_limit_is_not_explained_by_memory() -> None:
     page = page_of({"fp32": Certificate(21, "training set")}, *ROWS)
     assert page.verdict == "Within 8 GiB: fp32 fits at 21, limited by training set."
+
+
+def test_the_seed_s_setup_is_that_of_every_other_report() -> None:
+    rows = [
+        *rounds("fp32", 8, 9.0, 3.0),
+        *ROWS,
+        row(trial("fp32", 16, round=2), failed(Status.OOM)),
+    ]
+    assert {cell["seed_batch_size"] for cell in cells(*rows)} == {8}
+    page = page_of(FOUND, *rows)
+    assert "the power of two 16 needs" in page.verdict
+    assert "8 fills 3.00" in page.verdict
+    assert page_texts(page)[1]["vs seed"] == "~3.33x"

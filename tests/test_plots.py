@@ -27,7 +27,9 @@ from bench.trial import Status
 from tests.commands import main
 from tests.report_rows import (
     GIB,
+    NEAR,
     SETTINGS,
+    SLOWED,
     bad,
     in_rounds,
     measured,
@@ -123,6 +125,19 @@ def test_the_ladder_s_bars_begin_where_the_one_before_ended(pictures: dict[str, 
     ]
     assert [text.get_text() for text in axes.texts] == ["100.0", "150.0 (1.50x)", "120.0 (0.80x)"]
     assert axes.get_title(loc="left") == "batch 16"
+
+
+def test_pictures_compare_the_rounds_that_are_shared() -> None:
+    # Plain was measured five rounds longer, on a machine that had become slower.
+    rows = [
+        *in_rounds("fp32", 16, 100, SLOWED, final_mse=80.0),
+        *in_rounds("bf16", 16, 90, NEAR[3:8], final_mse=81.0),
+    ]
+    pictures = drawn_of(rows)
+    *_, front = lines_of(pictures["quality"])
+    assert [mse for _, mse in front] == [80.0]
+    _, bar = rectangles(pictures["ladder"].figure.axes[0])
+    assert bar.get_width() < 0  # from right to left
 
 
 def test_what_is_not_shown_is_grey() -> None:

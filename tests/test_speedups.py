@@ -198,14 +198,19 @@ def test_what_is_slower_than_what_must_not_win_is_no_fastest() -> None:
     assert view("ladder", *rows).bold == [False, False]
     assert "Nothing is called fastest here" in verdict(cell_frame(rows))
     assert winners([*rows, *in_rounds("tf32", 4, 130, OTHER)]) == [("tf32", 4)]
+    # A ladder's first rung need not be plain.
+    rungs = [replace(row, trial=replace(row.trial, variant="first")) for row in rows[:11]]
+    page = view("ladder", *rungs, *rows[11:])
+    assert [line["fastest"] for line in page_lines(page)] == [False, True]
+    assert page.bold == [False, False]
 
 
 def test_no_faster_one_in_shared_rounds_is_passed_over() -> None:
     # By its ratio to plain tf32 is ahead, by its ratio to bf16 in their own rounds it is behind.
     rows = [
-        *in_rounds("fp32", 4, 100, [1.0] * 10),
-        *in_rounds("bf16", 4, 120, [1.3] * 5 + [0.9] * 5),
-        *in_rounds("tf32", 4, 131, [1.0] * 5),
+        *in_rounds("fp32", 4, 100, [1.0] * 4),
+        *in_rounds("bf16", 4, 120, [1.3] * 2 + [0.9] * 2),
+        *in_rounds("tf32", 4, 131, [1.0] * 2),  # too few for any verdict
     ]
     _, reduced, other = compared_rates([[cell] for cell in cells(*rows)])
     assert reduced is not None

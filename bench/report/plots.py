@@ -284,9 +284,12 @@ def waterfall(cells: list[Record]) -> Figure | None:
     most = max(len(rungs) for _, rungs in groups)
     with drawn(len(groups), height=1.1 + 0.33 * most) as (figure, panels):
         for axes, (words, rungs) in zip(panels, groups, strict=True):
-            rate_of = {rung["variant"]: rung["images_per_s"] for rung in rungs}
+            rate_of: dict[str, float] = {}
             for place, rung in enumerate(rungs):
                 rate, before = rung["images_per_s"], rate_of.get(rung["before_variant"])
+                if before is not None and pd.notna(rung["speedup_vs_before"]):
+                    rate = before * rung["speedup_vs_before"]  # in the rounds that both have
+                rate_of[rung["variant"]] = rate
                 verdict = rung["speedup_vs_before_verdict"]
                 colors = {"faster": _GOOD, "slower": _BAD}
                 color = _BLUE if before is None else colors.get(verdict, _UNKNOWN)
