@@ -74,6 +74,7 @@ def sleep(request: dict[str, Any], pipe: IO[bytes]) -> None:
 def burn(request: dict[str, Any], pipe: IO[bytes]) -> None:
     """Uses `cpu_s` of a core and `mib` of memory, here and in `generations` below, and stays.
 
+    Tells what all of them have used by their own accounts.
     With `ends`, the generations below end when they are done.
     """
     depth, child, read_fd, write_fds = 0, 0, -1, list[int]()
@@ -88,14 +89,16 @@ def burn(request: dict[str, Any], pipe: IO[bytes]) -> None:
         block[page] = 1
     while time.process_time() < request["cpu_s"]:
         pass
+    used_s = 0.0
     if child:
-        os.read(read_fd, 1)  # until those below are done
+        used_s = float(os.read(read_fd, 100))  # when those below are done
         if request.get("ends"):
             os.waitpid(child, 0)
+    used_s += time.process_time()
     if not depth:
-        send(pipe, cpu_s=time.process_time())
+        send(pipe, cpu_s=used_s)
     else:
-        os.write(write_fds[depth - 1], b"!")
+        os.write(write_fds[depth - 1], str(used_s).encode())
         if request.get("ends"):
             os._exit(0)
     time.sleep(3600)

@@ -8,6 +8,7 @@ from bench.report.disturbance import BUSY_FLAG, CROWDED_FLAG, LIMIT_PERCENT, THR
 from bench.report.frame import BUSY, cell_frame
 from bench.report.recommend import recommend
 from bench.report.tables import notes
+from bench.trial import TrialResult
 from tests.report_rows import absent, cells, measured, row, sample, trial
 
 CPUS = 4  # of `tests.report_rows.ENVIRONMENT`
@@ -23,7 +24,10 @@ CALM = {
 }
 
 
-def watched(rate: float = 8.0, wall_s: float = WALL_S, **counters: Any) -> Any:
+Counters = dict[str, Any]
+
+
+def watched(rate: float = 8.0, wall_s: float = WALL_S, **counters: Any) -> TrialResult:
     """A trial in whose window counters grew, each from its first value to its last."""
     first, last = (
         {name: pair[place] for name, pair in (CALM | counters).items()} for place in (0, 1)
@@ -89,13 +93,13 @@ NEAR_BELOW, NEAR_ABOVE = LIMIT_PERCENT - 0.1, LIMIT_PERCENT + 0.1
         ({"wall_s": 0.09, "wait_s": waited(60), "machine_busy_s": others(60)}, ""),
     ],
 )
-def test_a_disturbed_row_is_flagged(counters: dict[str, Any], flags: str) -> None:
+def test_a_disturbed_row_is_flagged(counters: Counters, flags: str) -> None:
     (cell,) = cells(row(trial(), watched(**counters)))
     assert cell["flags"] == flags
     assert cell["fastest"] == (not flags)
 
 
-DISTURBED = {"wait_s": waited(40), "machine_busy_s": others(30)}
+DISTURBED: Counters = {"wait_s": waited(40), "machine_busy_s": others(30)}
 
 
 def test_a_flagged_row_is_named_and_nothing_rests_on_it() -> None:
@@ -121,7 +125,7 @@ def test_a_cell_is_flagged_if_half_of_its_rounds_were_disturbed_and_any_are_told
     disturbed: int, flags: str
 ) -> None:
     rows = [
-        row(trial(round=number), watched(**DISTURBED if number < disturbed else {}))
+        row(trial(round=number), watched(**(DISTURBED if number < disturbed else {})))
         for number in range(4)
     ]
     (cell,) = cells(*rows)
@@ -157,7 +161,7 @@ def test_more_threads_than_cpus_are_told(
 
 
 def test_what_cannot_be_read_is_said_and_rows_of_old_are_no_such_case() -> None:
-    nothing = dict.fromkeys(CALM, (None, None))
+    nothing: Counters = dict.fromkeys(CALM, (None, None))
     rows = [row(trial(), watched(**nothing)), row(trial("bf16"), watched())]
     found = cells(*rows)
     for name in ("waited_percent", "others_percent", "stolen_percent", "throttled_percent"):
