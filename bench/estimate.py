@@ -29,7 +29,7 @@ class Durations:
         self._ran_s: dict[tuple[Experiment, int], list[float]] = defaultdict(list)
         self._compile_s: dict[Experiment, float] = {}
         self._unsupported: set[Experiment] = set()
-        self._oom_from: dict[Experiment, int] = {}
+        self._too_large: dict[Experiment, int] = {}
         for row in rows:
             self._add(row.trial, row.result)
 
@@ -37,10 +37,10 @@ class Durations:
         experiment, size = _experiment(trial), trial.batch_size
         if result.status is Status.INTERRUPTED:
             return
-        if result.status is Status.UNSUPPORTED:
+        if result.status is Status.UNSUPPORTED and not result.step_samples:
             self._unsupported.add(experiment)
-        if result.status is Status.OOM:
-            self._oom_from[experiment] = min(size, self._oom_from.get(experiment, size))
+        elif result.status in (Status.OOM, Status.UNSUPPORTED):  # the second: of a tensor's size
+            self._too_large[experiment] = min(size, self._too_large.get(experiment, size))
         compile_s = _compile_s(result)
         run_s = (result.duration_s or 0.0) - compile_s
         self._ended_s[experiment, size].append(run_s)
@@ -59,7 +59,7 @@ class Durations:
         experiment, size = _experiment(trial), trial.batch_size
         if ended_s := self._ended_s.get((experiment, size)):
             return median(ended_s)
-        if experiment in self._unsupported or size > self._oom_from.get(experiment, math.inf):
+        if experiment in self._unsupported or size > self._too_large.get(experiment, math.inf):
             return 0.0  # it will not even start
         compile_s = self._compile_s.get(experiment, 0.0)
         sizes = [other for found, other in self._ran_s if found == experiment]

@@ -50,6 +50,7 @@ class Search:
         cap: And at most this.
         best: The largest batch that is known to fit; 0 if none is.
         seen: What probes came to, as they were `told`.
+        too_large: The smallest batch that is known not to fit; `None` if none is.
     """
 
     predict: Callable[[int], float]
@@ -58,7 +59,7 @@ class Search:
     cap: int
     best: int = 0
     seen: dict[int, float | None] = field(default_factory=dict, init=False)
-    _too_large: int | None = field(default=None, init=False)
+    too_large: int | None = field(default=None, init=False)
     _off_bytes: float = field(default=0.0, init=False)
     _refused: int = field(default=0, init=False)
 
@@ -70,12 +71,12 @@ class Search:
         search though the prediction was wrong.
         """
         size = self._expected()
-        if self._too_large is not None:
-            if self._too_large - self.best <= max(self.step, _NEAR * self.best):
+        if self.too_large is not None:
+            if self.too_large - self.best <= max(self.step, _NEAR * self.best):
                 return None
-            if size >= self._too_large or (self._refused and size <= self.best):
+            if size >= self.too_large or (self._refused and size <= self.best):
                 share = _FIRST_TRY if self._refused == 1 and not self.best else 0.5
-                size = round(self.best + share * (self._too_large - self.best))
+                size = round(self.best + share * (self.too_large - self.best))
                 size = size // self.step * self.step
         return size if size - self.best > _NEAR * self.best else None
 
@@ -92,10 +93,10 @@ class Search:
         else:
             self._off_bytes = peak_bytes - self.predict(size)
         fits = peak_bytes is not None and peak_bytes <= self.target_bytes
-        if fits and not (self._too_large and size >= self._too_large):
+        if fits and not (self.too_large and size >= self.too_large):
             self.best = max(self.best, size)
             return
-        self._too_large = min(size, self._too_large or size)
+        self.too_large = min(size, self.too_large or size)
         if self.best >= size:
             self.best = 0
 
@@ -198,11 +199,15 @@ def read(folder: Path) -> dict[str, Certificate]:
 
 @dataclass
 class _Variant:
-    """A variant whose largest batch is looked for; `failed` tells in words why that has ended."""
+    """A variant whose largest batch is looked for.
+
+    `failed` tells in words why that has ended, `unsupported` why the device cannot do a batch size.
+    """
 
     trial: Trial
     search: Search
     failed: str | None = None
+    unsupported: dict[int | None, str] = field(default_factory=dict)
 
 
 class _Hunt:
@@ -284,7 +289,7 @@ class _Hunt:
         found = {}
         for variant in self._variants:
             size = 0 if variant.failed else variant.search.best
-            because = variant.failed or MEMORY
+            because = variant.failed or variant.unsupported.get(variant.search.too_large, MEMORY)
             if not size and because == MEMORY:
                 least, peak = min(variant.search.seen.items(), default=(0, None))
                 if peak is not None:  # it ran, and left too little
@@ -315,7 +320,9 @@ class _Hunt:
         """Measures a batch size, and tells the search the worst that it came to."""
         peaks = []
         for result in self._measure(variant, size, rounds):
-            if result.status not in (Status.OK, Status.OOM, Status.IMPLIED_OOM):
+            if result.status is Status.UNSUPPORTED:  # at this size: the variant itself is not
+                variant.unsupported[size] = str(result.reason)
+            elif result.status not in (Status.OK, Status.OOM, Status.IMPLIED_OOM):
                 variant.failed = f"at batch {size} {result.status}: {result.reason}"
                 return
             peaks.append(_peak_bytes(result))

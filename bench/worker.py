@@ -25,6 +25,7 @@ from bench.environment import ROOT, describe_device
 from bench.errors import UserError
 from bench.stats import SETTLED_STEPS, has_settled
 from bench.steps import StepBoard
+from bench.tensor_limits import too_large
 from bench.trial import PHASES, Status, Trial, TrialResult
 from bench.workload import TaskFactory, load_object
 
@@ -215,9 +216,11 @@ def _attempt(
             _train(request, trial, factory, budget, events, result)
     except Exception as error:  # noqa: BLE001 (whatever it was becomes the row's status)
         budget.lift()  # first of all, so that what follows has memory to work with
-        oom = memory_budget.is_out_of_memory(error)
-        result.status = Status.OOM if oom else Status.CRASH
-        result.reason = one_line(error)
+        result.status, result.reason = Status.CRASH, one_line(error)
+        if memory_budget.is_out_of_memory(error):
+            result.status = Status.OOM
+        elif reason := too_large(error):
+            result.status, result.reason = Status.UNSUPPORTED, reason
         result.detail = _traceback()
 
 

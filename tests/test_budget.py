@@ -301,7 +301,7 @@ def test_a_card_without_room_for_the_libraries_is_told_in_one_line(
 
 
 def test_libraries_are_loaded_for_products_and_convolutions_both_ways() -> None:
-    class Watching(TorchDispatchMode):
+    class Watching(TorchDispatchMode):  # type: ignore[no-untyped-call]
         def __torch_dispatch__(
             self, func: Any, types: Any, args: Any = (), kwargs: Any = None
         ) -> Any:
@@ -312,7 +312,7 @@ def test_libraries_are_loaded_for_products_and_convolutions_both_ways() -> None:
             return func(*args, **(kwargs or {}))
 
     seen: set[tuple[str, torch.dtype | None]] = set()
-    with Watching():
+    with Watching():  # type: ignore[no-untyped-call]
         budget.load_libraries(torch.device("cpu"))
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         assert {("convolution", dtype), ("convolution_backward", dtype), ("mm", dtype)} <= seen

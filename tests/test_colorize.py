@@ -233,6 +233,36 @@ def test_evaluation_does_not_depend_on_the_batch_size() -> None:
         assert found == {name: pytest.approx(value, rel=1e-5) for name, value in expected.items()}
 
 
+def test_no_tensor_of_an_evaluation_is_larger_than_eager_kernels_take(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    working = task(batch_size=8)
+    seen: list[int] = []
+    take = working._pixels
+
+    def watched(frames: np.ndarray) -> torch.Tensor:
+        seen.append(len(frames))
+        return take(frames)
+
+    monkeypatch.setattr(working, "_pixels", watched)
+    monkeypatch.setattr("unet.colorize.MOST_ELEMENTS", 4 * working.frame_elements - 1)
+    found = working.evaluate()
+    assert max(seen) == 3
+    assert found == {
+        name: pytest.approx(value, rel=1e-5) for name, value in task().evaluate().items()
+    }
+    large = {**SETTINGS, "image_size": 256, "width": 64}
+    working = ColorizationTask(
+        axes=COLORIZATION.parse_variant("fp32"),
+        settings=large,
+        batch_size=512,
+        handle={},
+        device="cpu",
+    )
+    monkeypatch.undo()
+    assert (working.batch_size, working.evaluation_size) == (512, 511)
+
+
 def test_evaluation_leaves_the_network_as_it_was() -> None:
     working = task()
     before = {name: value.clone() for name, value in working.model.state_dict().items()}

@@ -83,6 +83,14 @@ def test_what_does_not_start_takes_no_time(status: Status) -> None:
     assert remaining_s([trial("sweet", 16), trial("plain", 4, round=1)], rows) == 10.0
 
 
+def test_a_size_that_no_kernel_takes_says_nothing_of_smaller_ones() -> None:
+    refused = took(trial("sweet", 16), 3.0, Status.UNSUPPORTED)
+    refused.result.step_samples = [16, 16]
+    rows = [took(trial("plain", 4), 10.0), refused]
+    assert estimate_s(trial("sweet", 32), rows) == 0
+    assert estimate_s(trial("sweet", 8), rows) == 10.0
+
+
 def test_a_smaller_batch_than_one_that_ran_out_of_memory_takes_time() -> None:
     rows = [took(trial("plain", 4), 10.0), took(trial("plain", 8), 1.0, Status.OOM)]
     assert estimate_s(trial("plain", 2), rows) == 10.0

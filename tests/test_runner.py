@@ -71,6 +71,12 @@ def run(
         ("exit", Status.CRASH, "exit code 7", "first_step"),
         ("nan", Status.DIVERGED, "the loss of step 1 of 16 is ", "evaluating"),
         ("unsupported", Status.UNSUPPORTED, "cpu cannot do this", "starting"),
+        (
+            "too-large",
+            Status.UNSUPPORTED,
+            "torch has no kernel for a tensor of 512 x 64 x 256 x 256 = 2147483648 elements: ",
+            "first_step",
+        ),
         ("oom", Status.OOM, "RuntimeError: [enforce fail at ", "first_step"),
         ("oom-backward", Status.OOM, "RuntimeError: [enforce fail at ", "first_step"),
         ("oom-python", Status.OOM, "MemoryError", "first_step"),
@@ -298,6 +304,25 @@ def test_questions_are_answered_or_refused_in_one_line(runner: Runner) -> None:
         runner.ask("tests.children:end", {"message": "no"})
 
 
+def test_on_a_gpu_a_trial_s_own_memory_is_told_and_the_card_s_beside_it(
+    runner: Runner, nvml: Nvml
+) -> None:
+    def on_phase(phase: str) -> None:
+        if phase == "measuring":
+            nvml.answer(processes=f"{trial_pid()}:{300 * MIB}")
+
+    settings = {**SETTINGS, "sleep_ms": 40}  # beyond a second, so that it is sampled
+    listening = Listening(on_phase)
+    result = run_toy(runner, toy_trial(settings=settings), listening, gpu_uuid=UUID)
+    assert result.status is Status.OK, result.reason
+    own = {phase: set[float | None]() for phase, _ in listening.readings}
+    for phase, reading in listening.readings:
+        own[phase].add(reading.memory_bytes)
+        assert (reading.card_bytes, reading.utilization_percent) == (1024 * MIB, 40)
+    assert own["measuring"] == {300 * MIB}
+    assert own.get("warming_up", {None}) == {None}
+
+
 def test_a_round_keeps_its_server_and_nothing_is_left_when_it_ends_even_by_an_error(
     runner: Runner,
 ) -> None:
@@ -316,25 +341,6 @@ def test_a_round_keeps_its_server_and_nothing_is_left_when_it_ends_even_by_an_er
     assert pids[0] == first.pid
     assert servers() == []
     wait_until_dead(*pids)
-
-
-def test_on_a_gpu_a_trial_s_own_memory_is_told_and_the_card_s_beside_it(
-    runner: Runner, nvml: Nvml
-) -> None:
-    def on_phase(phase: str) -> None:
-        accounted = f"{trial_pid()}:{300 * MIB}"
-        nvml.answer(processes=accounted if phase in ("measuring", "training") else "")
-
-    settings = {**SETTINGS, "sleep_ms": 40}  # beyond a second, so that it is sampled
-    listening = Listening(on_phase)
-    result = run_toy(runner, toy_trial(settings=settings), listening, gpu_uuid=UUID)
-    assert result.status is Status.OK, result.reason
-    own = {phase: set[float | None]() for phase, _ in listening.readings}
-    for phase, reading in listening.readings:
-        own[phase].add(reading.memory_bytes)
-        assert (reading.card_bytes, reading.utilization_percent) == (1024 * MIB, 40)
-    assert own["measuring"] == {300 * MIB}
-    assert own.get("warming_up", {None}) == {None}
 
 
 SLOW = """

@@ -134,7 +134,7 @@ def run(folder: Path, *more: str) -> list[str]:
 def test_the_largest_batch_is_certified_and_what_failed_stays_a_row(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, out, error = main(run(tmp_path, "oom", "nan"), capsys)
+    code, out, error = main(run(tmp_path, "oom", "nan", "too-large"), capsys)
     assert code == 1, error  # for one of those asked for
     assert "at batch 16 diverged" in out
     line = next(text for text in out.splitlines() if text.split()[:1] == ["oom"])
@@ -142,6 +142,10 @@ def test_the_largest_batch_is_certified_and_what_failed_stays_a_row(
     rows = {row.trial.label: row for row in journal.read(tmp_path)}
     assert rows["oom b9"].result.status is rows["oom b9 round 1"].result.status is Status.OK
     assert rows["oom b10"].result.status is Status.OOM
+    assert rows["too-large b10"].result.status is Status.UNSUPPORTED
+    found = read(tmp_path)["too-large"]
+    assert found.batch_size == 9
+    assert "2147483648 elements" in found.because
     # The plain variant, uncalled for: others are held against its largest power of two.
     assert rows["none b16 round 1"].result.status is Status.OK
     assert len({row.trial.samples for row in rows.values()}) == 1

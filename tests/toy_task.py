@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensor
 
 from tests.toy import Scalar
 
@@ -35,6 +36,12 @@ def broken_loss(batch: Tensor, weight: Tensor) -> Tensor:
 
 
 TOO_MUCH = 1 << 40
+
+TOO_LARGE = (
+    "upsample_bilinear2d_nhwc only supports output tensors with less than INT_MAX elements, "
+    "but got [512, 64, 256, 256]"
+)
+"""As torch 2.11 says it on a GPU."""
 
 
 def abort_for_memory() -> None:
@@ -152,6 +159,8 @@ class ToyTask:
             if self.mark.is_absolute():
                 self.mark.touch()
             time.sleep(3600)
+        if self.fault == "too-large" and self.too_large and not isinstance(batch, FakeTensor):
+            raise RuntimeError(TOO_LARGE)
         if self.fault in IN_FORWARD:
             IN_FORWARD[self.fault]()
         if self.fault == "heavy" and self.step == 1:

@@ -51,6 +51,9 @@ ROUNDING = 1e-4
 """Lab^2: grey pixels leave the conversion with a and b within some 0.003 of 0, and a mean square
 below this is nothing but that."""
 
+MOST_ELEMENTS = 2**31 - 2
+"""Of a tensor, that a kernel which counts them in 32 bits takes: less than INT_MAX."""
+
 PREVIEW_SIDE = 128
 """Pixels: more would make a report heavy, and show no more of colours."""
 
@@ -109,7 +112,7 @@ class ColorizationTask:
     Args:
         axes: The variant.
         settings: As in `unet.workload.Colorization.settings`.
-        batch_size: Frames per step, also in evaluation.
+        batch_size: Frames per step, also in evaluation where no tensor is too large for that.
         handle: `path` of the frames; empty for a task that is only given examples.
         device: Torch's name of the device.
     """
@@ -127,6 +130,7 @@ class ColorizationTask:
         self.device = torch.device(device)
         self.batch_size = batch_size
         self.image_size = int(settings["image_size"])
+        self.frame_elements = int(settings["width"]) * self.image_size**2
         self.margin = int(settings["crop_margin"])
         self.workers = int(settings["loader_workers"]) or len(os.sched_getaffinity(0))
         if handle:
@@ -171,6 +175,11 @@ class ColorizationTask:
             "skipped_steps": [step for step, overflow in enumerate(found) if overflow],
             "loss_scale": self.scaler.get_scale(),
         }
+
+    @property
+    def evaluation_size(self) -> int:
+        """Frames at a time in evaluation: a batch, or fewer where an eager kernel refuses that."""
+        return max(1, min(self.batch_size, MOST_ELEMENTS // self.frame_elements))
 
     @staticmethod
     def unsupported(axes: Mapping[str, str], device: str) -> str | None:
@@ -250,8 +259,8 @@ class ColorizationTask:
         self.model.eval()
         mean = self._mean_ab()
         sums = torch.zeros(3, dtype=torch.float64, device=self.device)
-        for start in range(0, len(self.validation), self.batch_size):
-            batch = self._batch(self.validation[start : start + self.batch_size])
+        for start in range(0, len(self.validation), self.evaluation_size):
+            batch = self._batch(self.validation[start : start + self.evaluation_size])
             predicted, ab = self._predict(batch, self.model) * AB_SCALE, batch.ab * AB_SCALE
             errors = (predicted - ab, ab, mean - ab)
             sums += torch.stack([error.square().mean(dim=(1, 2, 3)).sum() for error in errors])
@@ -363,7 +372,7 @@ class ColorizationTask:
     def _mean_ab(self) -> Tensor:
         """Mean ab of the training frames, fp32 of shape (1, 2, 1, 1)."""
         total = torch.zeros(2, dtype=torch.float64, device=self.device)
-        for start in range(0, len(self.train), self.batch_size):
-            ab = self._batch(self.train[start : start + self.batch_size]).ab * AB_SCALE
+        for start in range(0, len(self.train), self.evaluation_size):
+            ab = self._batch(self.train[start : start + self.evaluation_size]).ab * AB_SCALE
             total += ab.mean(dim=(2, 3)).sum(dim=0)
         return (total / len(self.train)).float().view(1, 2, 1, 1)
