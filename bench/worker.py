@@ -9,7 +9,7 @@ import random
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
@@ -407,9 +407,8 @@ def one_line(error: BaseException) -> str:
         return next((line for line in lines if line and not line[0].isspace()), lines[0])
     lines = text.splitlines() or [""]
     # A compiler's own words come late, and tell more than "C++ compile error".
-    telling: list[Callable[[str], bool]] = [memory_budget.says_out_of_memory]
+    telling = [line for line in lines if memory_budget.says_out_of_memory(line)]
     if lines[0].endswith("compile error"):
-        telling.append(lambda line: "error: " in line)
-    found = (line for tells in telling for line in lines if tells(line))
-    first = next(found, lines[0]).strip()
+        telling += [line for line in lines if "error: " in line]
+    first = next(iter(telling), lines[0]).strip()
     return f"{type(error).__name__}: {first}" if first else type(error).__name__

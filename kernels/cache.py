@@ -76,8 +76,8 @@ def compiled_folder_problem() -> str | None:
     """Why nothing in the folder for what is executed is used, in words; `None` if it can be."""
     try:
         os.close(open_compiled_folder(make=False))
-    except PermissionError as error:
-        return f"{error.filename} {error.strerror}"
-    except OSError:  # it is yet to be made
+    except FileNotFoundError:  # it is yet to be made
         return None
+    except OSError as error:
+        return f"{error.filename} {error.strerror}"
     return None

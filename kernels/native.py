@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -62,16 +63,13 @@ def _load() -> Any | str:
         return f"{name!r} (CXX): no such program"
     try:
         try:
-            folder = open_compiled_folder(make=True)
-        except PermissionError as error:  # what lies there may be anybody's
-            words = f"{error.filename} {error.strerror}; compiling for this process alone"
+            return _kept(compiler)
+        except OSError as error:  # no room for it, or what lies there may be anybody's
+            why = " ".join(filter(None, (error.filename, error.strerror or str(error))))
+            words = f"{why}; the Lab kernel is compiled for this process alone"
             warnings.warn(words, RuntimeWarning, stacklevel=3)
             with tempfile.TemporaryDirectory() as private:
                 return _opened(str(_compile(compiler, Path(private))))
-        try:
-            return _kept(compiler, folder)
-        finally:
-            os.close(folder)
     except (OSError, subprocess.SubprocessError) as error:
         told = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
         return next((line for line in told if "error" in line), told[0])
@@ -83,28 +81,30 @@ def lack() -> str | None:
     return found if isinstance(found, str) else None
 
 
-def _kept(compiler: str, folder: int) -> Any:
-    """The library, compiled unless a process has done so before.
-
-    Args:
-        compiler: Its path.
-        folder: An open one, to which others cannot write.
-    """
-    name = library_name(compiler)
+def _kept(compiler: str) -> Any:
+    """The library in the cache, compiled unless a process has done so before."""
+    name, folder = library_name(compiler), open_compiled_folder(make=True)
     try:
-        return _opened_in(folder, name)
-    except OSError:  # not there, another user's or damaged
+        with suppress(OSError):  # not there, another user's or damaged
+            return _opened_in(folder, name)
         with tempfile.TemporaryDirectory() as scratch:
             content = _compile(compiler, Path(scratch)).read_bytes()
         partial = f"{secrets.token_hex(8)}.partial"
         fd = os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600, dir_fd=folder)
-        with os.fdopen(fd, "wb") as file:
-            file.write(content)
-        os.rename(partial, name, src_dir_fd=folder, dst_dir_fd=folder)
+        try:
+            with os.fdopen(fd, "wb") as file:
+                file.write(content)
+            os.rename(partial, name, src_dir_fd=folder, dst_dir_fd=folder)
+        except OSError:
+            os.unlink(partial, dir_fd=folder)
+            raise
         return _opened_in(folder, name)
+    finally:
+        os.close(folder)
 
 
 def _opened_in(folder: int, name: str) -> Any:
+    """Opens a library in an open folder."""
     # Left open: the loader knows libraries by their path, and the number must not be another's.
     fd = open_trusted(name, os.O_RDONLY, dir_fd=folder)
     return _opened(f"/proc/self/fd/{fd}")

@@ -149,7 +149,7 @@ class Colorization:
     ) -> FrameSet:
         """Draws or decodes the frames once, into a cache that all trials share."""
         size = int(settings["image_size"]) + int(settings["crop_margin"])
-        notes = list[str]()
+        notes: list[str] = []
         unlisted: tuple[str, ...] = ()
         if problem := compiled_folder_problem():
             notes.append(
