@@ -194,7 +194,7 @@ def test_a_batch_that_a_further_process_does_not_hold_is_not_certified(
 
 def test_an_interrupted_search_tells_how_to_go_on(tmp_path: Path) -> None:
     folder, mark = tmp_path / "found", tmp_path / "mark"
-    command = CommandLine(*run(folder, "none", "hang", "--set", f"mark={mark}"))
+    command = CommandLine(*run(folder, "none", "hang-later", "--set", f"mark={mark}"))
     wait_until(mark.exists)
     command.send(signal.SIGINT)
     code, output = command.wait()
@@ -203,7 +203,7 @@ def test_an_interrupted_search_tells_how_to_go_on(tmp_path: Path) -> None:
     assert "Traceback" not in output
     *before, last = journal.read(folder)
     assert [row.result.status for row in before] == [Status.OK] * len(before)
-    assert (last.trial.variant, last.result.status) == ("hang", Status.INTERRUPTED)
+    assert (last.trial.variant, last.result.status) == ("hang-later", Status.INTERRUPTED)
     assert not (folder / FILE_NAME).exists()
     assert command.processes() == []
 

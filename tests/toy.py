@@ -14,6 +14,7 @@ FAULTS = (
     "oom",  # allocates past any budget at batch sizes of `oom_from` and up
     "oom-backward",  # the same in the backward pass
     "too-large",  # a kernel refuses a tensor at batch sizes of `oom_from` and up
+    "hang-later",  # in training, but not where a step is traced
     "oom-later",  # the same in every process after one that came to its end, which `mark` tells
     "oom-python",  # the same, refused by Python
     "oom-numpy",  # by numpy

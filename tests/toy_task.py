@@ -155,7 +155,7 @@ class ToyTask:
             os.abort()
         if self.fault == "exit":
             os._exit(7)
-        if self.fault == "hang":
+        if self.fault == "hang" or (self.fault == "hang-later" and self.step):
             if self.mark.is_absolute():
                 self.mark.touch()
             time.sleep(3600)
