@@ -6,12 +6,14 @@ fields of `TrialResult`. A later line of the same key replaces an earlier one fo
 
 import contextlib
 import fcntl
+import gc
 import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -183,10 +185,13 @@ def read(folder: Path) -> list[Row]:
     if not path.is_file():
         raise UserError(f"{folder}: expected a folder with a {FILE_NAME} in it")
     rows: dict[str, Row] = {}
-    lines = _whole_lines(path.read_bytes())
-    for start in range(0, len(lines), _AT_ONCE):
-        for row in _rows(lines[start : start + _AT_ONCE], path, start + 1):
-            rows[row.trial.key] = row
+    first = 1
+    with path.open("rb") as file, _no_collection():
+        whole = (line for line in file if line.endswith(b"\n"))
+        while lines := list(islice(whole, _AT_ONCE)):
+            for row in _rows(lines, path, first):
+                rows[row.trial.key] = row
+            first += len(lines)
     return list(rows.values())
 
 
@@ -210,6 +215,18 @@ def _rows(lines: Sequence[bytes], path: Path, first: int) -> Iterator[Row]:
 
 
 @contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Rows hold no cycles: a search for some, again and again as they grow, takes a third."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+@contextlib.contextmanager
 def _at(path: Path, number: int) -> Iterator[None]:
     try:
         yield
@@ -229,7 +246,8 @@ def _parse(line: bytes) -> Any:
     """A line as JSON types."""
     try:
         found = _DECODER.decode(line.decode())
-        if rb"\ud" in line.lower():  # half of a surrogate pair is no text, and cannot be printed
+        # Half of a surrogate pair is no text, and cannot be printed.
+        if rb"\ud" in line or rb"\uD" in line:
             found = json.loads(json.dumps(found, ensure_ascii=False).encode(errors="replace"))
     except json.JSONDecodeError as error:
         raise UserError(f"not JSON: {error.msg}") from None
@@ -247,12 +265,11 @@ def read_if_any(folder: Path) -> list[Row]:
 
 def is_torn(folder: Path) -> bool:
     """Whether the last line of a folder's journal is not whole, and passed over by `read`."""
-    content = (folder / FILE_NAME).read_bytes()
-    return bool(content) and not content.endswith(b"\n")
-
-
-def _whole_lines(content: bytes) -> list[bytes]:
-    return content[: content.rfind(b"\n") + 1].split(b"\n")[:-1]
+    with (folder / FILE_NAME).open("rb") as file:
+        if not file.seek(0, os.SEEK_END):
+            return False
+        file.seek(-1, os.SEEK_END)
+        return file.read() != b"\n"
 
 
 class Journal:
@@ -289,13 +306,23 @@ class Journal:
     def __exit__(self, *_: object) -> None:
         os.close(self._fd)
 
-    def append(self, row: Row) -> None:
+    def append(self, row: Row) -> Row:
         """Writes a row to disk, whole or not at all, and returns when it is there.
+
+        Returns:
+            The row as it was written: a result that could not be read again (a workload may return
+            anything as its quality) is a crash that says so.
 
         Raises:
             UserError: It cannot be written (the disk is full, say). What was written before
                 stays as it was.
         """
+        try:
+            Row.from_json(_parse(row.to_line().encode()))
+        except UserError as error:
+            reason = f"what it returned cannot be recorded: {error}"
+            row = replace(row, result=TrialResult(Status.CRASH, reason))
+            Row.from_json(_parse(row.to_line().encode()))  # or it was not the result
         end = os.fstat(self._fd).st_size
         line = row.to_line().encode()
         try:
@@ -309,6 +336,7 @@ class Journal:
                 f"{self.path}: {error.strerror}; the rows before {row.trial.label} are safe"
             ) from None
         self.rows[row.trial.key] = row
+        return row
 
     def _lock(self) -> None:
         try:

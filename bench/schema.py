@@ -25,6 +25,8 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
     "null": (type(None),),
 }
 
+_NUMBERS = frozenset(_TYPES["number"])
+
 _NOTES = ("$schema", "$defs", "title", "description")
 """Keywords that check nothing."""
 
@@ -87,7 +89,9 @@ def _range(schema: Mapping[str, Any], _: Mapping[str, Any]) -> Check:
     words = f"expected a number {'above' if exclusive else 'of at least'} {least}"
 
     def check(values: Sequence[Any]) -> str | None:
-        numbers = [value for value in values if type(value) in (int, float)]
+        numbers = values
+        if not _NUMBERS.issuperset(map(type, values)):
+            numbers = [value for value in values if type(value) in _NUMBERS]
         if not numbers:
             return None
         if (smallest := min(numbers)) < least or (exclusive and smallest == least):
@@ -162,7 +166,7 @@ def _object(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Check:
                 return f".{name}{wrong}"
         if more is True and not matched:
             return None
-        for name in {name for one in objects for name in one if name not in named}:
+        for name in set().union(*objects).difference(named):
             checks = [one for pattern, one in matched if pattern.search(name)]
             if not checks and more is False:
                 return f": unknown name {name[:40]!r}"

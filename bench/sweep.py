@@ -186,8 +186,7 @@ def run(plan: Plan, observer: Observer, runner: Runner | None = None) -> bool:
                 if before is not None and _stands(before.result, result):
                     row = before
                 else:
-                    row = row_of(trial, result)
-                    journal.append(row)
+                    row = journal.append(row_of(trial, result))
                 stale.discard(trial.key)
                 observer.row(row)
             if to_do:

@@ -3,8 +3,9 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
+from functools import cached_property
 from typing import Any
 
 from bench.errors import UserError
@@ -67,7 +68,7 @@ class Trial:
     device: str
     budget_bytes: int
 
-    @property
+    @cached_property
     def key(self) -> str:
         """A stable hash of everything asked for: 16 hexadecimal digits."""
         asked = {name: value for name, value in self.to_json().items() if name != "variant"}
@@ -96,7 +97,8 @@ class Trial:
 
     def to_json(self) -> dict[str, Any]:
         """The trial as JSON types, as a journal line holds it."""
-        return asdict(self)
+        told = {one.name: getattr(self, one.name) for one in fields(self)}
+        return told | {"axes": dict(self.axes), "settings": dict(self.settings)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Trial":

@@ -99,7 +99,8 @@ def cell_frame(rows: Sequence[Row]) -> pd.DataFrame:
     variants = list(dict.fromkeys(cell["variant"] for cell in cells))
     cells.sort(
         key=lambda cell: (
-            *json.loads(cell["settings"]).values(),  # as numbers: 64 comes before 128
+            # As numbers: 64 comes before 128. Rows of another version may have text in that place.
+            *((isinstance(v, str), v) for v in json.loads(cell["settings"]).values()),
             cell["seed"],
             cell["batch_size"],
             variants.index(cell["variant"]),

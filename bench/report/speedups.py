@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 
 import pandas as pd
@@ -11,6 +12,9 @@ from bench.report import Record
 from bench.report.cells import label
 from bench.report.contrast import judge_all, of_cells, ratios
 from bench.trial import Status
+
+Place = tuple[str, int]
+"""Settings and seed of a cell."""
 
 
 def ended_well(cell: Record) -> bool:
@@ -56,10 +60,11 @@ def add_speedups(cells: Sequence[Record]) -> None:
         groups.setdefault(cell["settings"], []).append(cell)
     baselines = {settings: baseline_batch(group) for settings, group in groups.items()}
     same_batch, at_seed = [], []
+    comparable = plain_by_place(cells)
     for cell in cells:
         plain = {
             other["batch_size"]: other
-            for other in plain_cells(cell, cells)
+            for other in comparable[_place(cell)]
             if other["rounds_ok"] and not other["flags"]
         }
         baseline = plain.get(baselines[cell["settings"]])
@@ -212,14 +217,21 @@ def _was_judged(best: Sequence[Record], other: Sequence[Record]) -> bool:
     return False
 
 
-def plain_cells(cell: Record, cells: Iterable[Record]) -> list[Record]:
-    """The cells of the plain variant that a cell may be compared with, of all batch sizes."""
-    return [
-        other
-        for other in cells
-        if other["variant"] == other["plain_variant"]
-        and all(other[name] == cell[name] for name in ("settings", "seed"))
-    ]
+def plain_by_place(cells: Iterable[Record]) -> Mapping[Place, list[Record]]:
+    """The cells of the plain variant, of all batch sizes, by their settings and seed.
+
+    With these a cell of the same settings and seed may be compared. There may be thousands of
+    cells, so that they are not searched through for each.
+    """
+    found: dict[Place, list[Record]] = defaultdict(list)
+    for cell in cells:
+        if cell["variant"] == cell["plain_variant"]:
+            found[_place(cell)].append(cell)
+    return found
+
+
+def _place(cell: Record) -> Place:
+    return cell["settings"], cell["seed"]
 
 
 def is_power_of_two(number: int) -> bool:

@@ -33,7 +33,7 @@ from bench.report.page import (
     shown,
 )
 from bench.report.pairs import ratio
-from bench.report.speedups import all_seeds, ended_well, may_win, mean_rate, plain_cells
+from bench.report.speedups import all_seeds, ended_well, may_win, mean_rate, plain_by_place
 from bench.stats import LEAST_ROUNDS
 from bench.trial import Status, rate_text
 
@@ -191,11 +191,11 @@ def _verdict(words: str, cells: list[Record]) -> str:
         if any(other["rounds_ok"] for other in cells):
             return f"Nothing is called fastest {where(words)}: no row ended well in all its rounds."
         return f"Nothing was measured {where(words)}: no row ended well."
-    own = all_seeds(cell, cells)
+    own, comparable = all_seeds(cell, cells), plain_by_place(cells)
     plain = [
         other
         for one in own
-        for other in plain_cells(one, cells)
+        for other in comparable[one["settings"], one["seed"]]
         if other["batch_size"] == cell["batch_size"]
         and other is not one
         and pd.notna(one["speedup"])
