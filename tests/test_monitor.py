@@ -10,6 +10,7 @@ from typing import Any
 import psutil
 import pytest
 
+from bench.doctor import State, graphics
 from bench.forkserver import EventReader, ForkServer
 from bench.monitor import (
     Monitor,
@@ -250,6 +251,29 @@ def test_an_empty_list_of_processes_is_not_nobody(
 ) -> None:
     nvml.answer(processes=processes and processes.replace("OWN", str(os.getpid())))
     assert nvml_describe(UUID)["compute_processes"] == others
+
+
+@pytest.mark.parametrize(
+    ("figures", "name", "state"),
+    [
+        ({"processes": ""}, "others on the GPU", State.UNREADABLE),
+        ({"processes": None}, "others on the GPU", State.UNREADABLE),
+        ({"processes": "OWN:5"}, "others on the GPU", State.FINE),
+        ({"processes": "OWN:5,1:7"}, "others on the GPU", State.DISTURBS),
+        ({"throttle_reasons": 0x40}, "GPU throttling", State.DISTURBS),  # heat
+        ({"throttle_reasons": 1}, "GPU throttling", State.FINE),  # idle
+        ({"throttle_reasons": None}, "GPU throttling", State.UNREADABLE),
+        ({"display_active": None}, "display", State.UNREADABLE),
+    ],
+)
+def test_doctor_tells_what_nvml_does_not_tell_from_what_is_fine(
+    nvml: Nvml, figures: dict[str, str | int | None], name: str, state: State
+) -> None:
+    if isinstance(processes := figures.get("processes"), str):
+        figures = figures | {"processes": processes.replace("OWN", str(os.getpid()))}
+    nvml.answer({**CARD, **figures})
+    found = {finding.name: finding.state for finding in graphics(nvml_describe(UUID))}
+    assert found[name] is state
 
 
 @pytest.mark.parametrize("prefix", ["", "GPU-", "MIG-"])
