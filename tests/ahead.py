@@ -20,10 +20,10 @@ from triton.compiler import ASTSource
 
 from kernels import lab_to_rgb, rgb_to_lab
 
-CAPABILITIES = (75, 89, 120)
-"""The first, a common one and the latest; those between are compiled alike."""
+CAPABILITIES = (75, 120)
+"""The first and the latest; those between are compiled alike."""
 
-OTHERS = (80, 86, 90, 100)
+OTHERS = (80, 86, 89, 90, 100)
 KINDS = ("fp32", "fp16", "bf16")
 MEMORY = re.compile(r"((?:ld|st)\.global)(?:\.v(\d))?\.b(\d+)")
 SPECIAL = re.compile(r"(ex2\.approx|lg2\.approx|cvt\.rn\.f16x2|cvt\.rn\.bf16x2|div\.|fma\.rn)")

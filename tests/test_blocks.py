@@ -232,6 +232,7 @@ def test_compiled_the_backward_is_torchs_own_and_would_not_be_by_itself(
     assert kernel not in backward_operations(), "torch has mended it: _Bilinear may go"
 
 
+@pytest.mark.slow
 def test_compiled_bilinear_gives_eagers_values_and_gradient(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:

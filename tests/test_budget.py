@@ -424,6 +424,7 @@ DEVICES = ["cpu", pytest.param("cuda:0", marks=pytest.mark.gpu)]
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.precision
 @pytest.mark.parametrize("kind", ["plain", "fastest"])
 def test_a_unet_that_does_not_fit_is_out_of_memory(runner: Runner, kind: str, device: str) -> None:
     reduced = Variant(fastest(torch.device(device)), MemoryFormat.CHANNELS_LAST)

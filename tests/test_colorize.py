@@ -16,7 +16,7 @@ from torch._dynamo.utils import counters
 from bench.trial import Scalar, Trial
 from bench.worker import sample_batches
 from kernels.lab import lab_to_rgb
-from tests.training import one_thread, own_inductor_cache
+from tests.training import one_thread, without_inductor
 from unet import colorize
 from unet.colorize import PREVIEW_SIDE, Batch, ColorizationTask, learning_rate
 from unet.constants import AB_SCALE, L_CENTER, L_SCALE
@@ -338,22 +338,14 @@ def test_a_smaller_last_batch_is_trained_on_too(variant: str) -> None:
 # Compiled.
 
 
-@pytest.fixture(scope="module")
-def inductor_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with own_inductor_cache(tmp_path_factory):
-        yield
-
-
-@pytest.mark.usefixtures("inductor_cache")
 def test_a_compiled_task_compiles_its_training_step_once_and_nothing_else() -> None:
     tiny = {**SETTINGS, "width": 4, "depth": 1}
     expected = task(settings=tiny)
     losses = train(expected, samples=11)
 
-    torch._dynamo.reset()
     counters.clear()
-    compiled = task("fp32+compile", settings=tiny)
-    with torch._dynamo.config.patch(error_on_recompile=True):
+    with without_inductor(), torch._dynamo.config.patch(error_on_recompile=True):
+        compiled = task("fp32+compile", settings=tiny)
         # 4 + 4 + 3 samples: the last batch, and evaluation, go through the eager network.
         assert train(compiled, samples=11) == pytest.approx(losses, rel=1e-4)
         assert counters["stats"]["unique_graphs"] == 1

@@ -24,7 +24,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from tests.training import (
     CPU,
@@ -38,21 +37,19 @@ from tests.training import (
     plain_runs,
     relative,
     tolerances,
+    without_inductor,
     worst_of,
 )
 from unet.apply import unsupported
 from unet.variant import ActivationBudget, Checkpointing, Compile, MemoryFormat, Precision, Variant
 
 DEPTH = 1
-ON_CPU = [
+ON_CPU = [  # half a minute of one core each
     Variant.parse(name)
     for name in (
         "fp32+compile",
-        "fp32+compile+high-res",
         "fp32+compile+lean",
-        "fp32+channels_last+compile",
         "bf16+channels_last+compile",
-        "bf16+channels_last+compile+blocks",
         "fp32+max-autotune",
     )
 ]
@@ -128,6 +125,12 @@ def _environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def no_inductor() -> Iterator[None]:
+    with without_inductor():
+        yield
+
+
 def compiled(variant: Variant) -> CompiledRuns:
     return compiled_runs(variant, CPU, DEPTH)
 
@@ -159,14 +162,24 @@ def test_a_compiled_variant_trains_as_plain_fp32_does_on_cuda(variant: Variant) 
 
 # Recomputation inside the graph.
 
-RECOMPUTING = [variant for variant in ON_CPU if variant.checkpointing is not Checkpointing.NONE]
+RECOMPUTING = [
+    pytest.param(variant, marks=() if variant in ON_CPU else pytest.mark.slow, id=variant.name)
+    for variant in map(
+        Variant.parse,
+        (
+            "fp32+compile+high-res",
+            "fp32+compile+lean",
+            "bf16+channels_last+compile+blocks",
+        ),
+    )
+]
 
 
 def without_checkpointing(variant: Variant) -> Variant:
     return dataclasses.replace(variant, checkpointing=Checkpointing.NONE)
 
 
-@pytest.mark.parametrize("variant", RECOMPUTING, ids=lambda variant: variant.name)
+@pytest.mark.parametrize("variant", RECOMPUTING)
 def test_compiled_checkpointing_trains_as_the_compiled_network_without(variant: Variant) -> None:
     # Inductor fuses otherwise where it computes again, and so rounds and adds otherwise: as far
     # from each other as each may be from plain fp32.
@@ -186,7 +199,7 @@ def test_compiled_statistics_are_updated_once_a_step(variant: Variant) -> None:
                 assert relative(run.buffers[name], buffer) < limit, name
 
 
-@pytest.mark.parametrize("variant", RECOMPUTING, ids=lambda variant: variant.name)
+@pytest.mark.parametrize("variant", RECOMPUTING)
 def test_compiled_checkpointing_shrinks_what_is_kept_for_the_backward(variant: Variant) -> None:
     # To less than half: of a convolution and the batch norm after it, `lean` keeps the one, and not
     # what pooling and concatenation make of the other.
@@ -203,13 +216,8 @@ def test_compiled_too_every_block_keeps_less_than_the_upper_half_of_the_levels()
     assert high_res > 1.5 * blocks
 
 
-def test_the_less_the_compiler_may_keep_the_less_it_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
-    inductor = torch.compile
-
-    def without_inductor(model: nn.Module, *, mode: str, **others: Any) -> Any:
-        return inductor(model, backend="aot_eager_decomp_partition", **others)
-
-    monkeypatch.setattr(torch, "compile", without_inductor)
+@pytest.mark.usefixtures("no_inductor")
+def test_the_less_the_compiler_may_keep_the_less_it_keeps() -> None:
     reference = plain_runs(CPU, DEPTH)[0]
     kept = []
     for budget in ActivationBudget:

@@ -50,6 +50,7 @@ def rehearsed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.precision
 def test_every_part_of_the_rehearsal_comes_to_its_end(rehearsed: Path) -> None:
     parts = plan.load("rehearsal").parts
     ended = [(line["name"], line["outcome"]) for line in record.read(rehearsed, "part")]
@@ -88,6 +89,7 @@ def test_the_budget_was_enforced_and_the_refusal_told(rehearsed: Path) -> None:
     assert 0.5 * 2**30 < found["taken_bytes"] < found["process_bytes"] <= 1.1 * 2**30
 
 
+@pytest.mark.precision
 def test_all_sweeps_share_one_journal_and_no_cell_is_measured_twice(rehearsed: Path) -> None:
     lines = lines_of(rehearsed)
     keys = [json.loads(line)["key"] for line in lines]
@@ -102,6 +104,7 @@ def test_all_sweeps_share_one_journal_and_no_cell_is_measured_twice(rehearsed: P
     assert any("TORCH_COMPILE_DISABLE" in str(reason) for reason in reasons)
 
 
+@pytest.mark.precision
 def test_the_fastest_of_the_ladder_climbs_beside_the_seeds_setup(rehearsed: Path) -> None:
     ladder, largest = (
         part for part in plan.load("rehearsal").parts if part.name in ("ladder", "largest-batch")

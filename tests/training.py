@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -288,6 +289,21 @@ def plain_flags_afterwards() -> Iterator[None]:
         yield
     finally:
         set_flags(Variant())
+
+
+@contextmanager
+def without_inductor() -> Iterator[None]:
+    """`torch.compile` traces, decomposes and partitions, and generates no code: quick."""
+    whole = torch.compile
+
+    def compile_without(model: nn.Module, *, mode: str, **others: Any) -> Any:
+        return whole(model, backend="aot_eager_decomp_partition", **others)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "compile", compile_without)
+        torch._dynamo.reset()
+        yield
+    torch._dynamo.reset()
 
 
 @contextmanager
