@@ -11,6 +11,8 @@ import torch
 import torch._inductor.utils
 from torch._inductor.runtime.hints import DeviceProperties
 
+from bench.runner import Runner
+from tests.harness import LIMIT_S
 from tests.training import CPU
 from unet.apply import caveats, unsupported
 from unet.capability import fast_precisions, lacking
@@ -24,6 +26,7 @@ from unet.variant import (
     Precision,
     Variant,
 )
+from unet.workload import COLORIZATION
 
 CUDA = torch.device("cuda", 0)
 NOTHING = {"avx512_fp16": False, "amx_fp16": False, "avx512_bf16": False, "amx_bf16": False}
@@ -157,6 +160,15 @@ def test_of_this_cpu_it_says_what_the_kernel_says(
     (flags, *_) = (set(line.split(":")[1].split()) for line in lines if line.startswith("flags"))
     able = bool(flags & CPUINFO[precision])
     assert (unsupported(Variant.parse(precision), CPU) is None) == able
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="sets a level of x86")
+def test_a_limit_holds_for_the_processes_that_are_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX512_CORE")
+    request = {"workload": "unet.workload:COLORIZATION", "task": COLORIZATION.task, "device": "cpu"}
+    with Runner(COLORIZATION.task, timeout_s=LIMIT_S) as runner:
+        answer = runner.ask("bench.worker:unsupported", {**request, "variants": ["fp32", "bf16"]})
+    assert answer == {"reasons": {"bf16": lacking(Precision.BF16, CPU)}}
 
 
 @pytest.mark.parametrize(
