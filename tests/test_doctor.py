@@ -37,14 +37,15 @@ def made(root: Path, **files: str) -> Path:
 @pytest.fixture
 def busy() -> Iterator[subprocess.Popen[bytes]]:
     """Another process that never rests."""
-    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
-    yield process
-    process.kill()
-    process.wait()
+    program = [sys.executable, "-c", "print('begun', flush=True)\nwhile True: pass"]
+    with subprocess.Popen(program, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield process
+        process.kill()
 
 
 def test_another_process_that_is_busy_disturbs_and_is_named(busy: subprocess.Popen[bytes]) -> None:
-    time.sleep(0.3)  # it has begun
     found, stolen = doctor.processes()
     assert found.state is State.DISTURBS
     assert f"({busy.pid})" in found.text

@@ -5,7 +5,9 @@ import math
 import os
 import signal
 from functools import cache
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -109,7 +111,9 @@ def test_a_sweep_stops_when_its_intervals_are_narrow_or_its_rounds_or_its_time_a
     assert (last.stopped_by, last.rounds) == (Stop.ROUNDS, found.rounds + 1)
     assert last.ci_width == pytest.approx(1e-5)
     assert len(recorder.rows) == 1
-    recorder, last = run(folder, **narrower, time_limit_s=1)
+    with pytest.MonkeyPatch.context() as patch:  # a second has passed, however fast the machine
+        patch.setattr("bench.sweep.time", SimpleNamespace(monotonic=count().__next__))
+        recorder, last = run(folder, **narrower, time_limit_s=1)
     assert last.stopped_by is Stop.MAX_TIME
     assert last.rounds == found.rounds + 2  # the first trial of a run may always begin
     assert last.sentence.startswith("Time was up after ")
