@@ -138,6 +138,13 @@ def test_a_sweep_goes_on_after_bad_rows_and_ends_well(mixed: Mixed) -> None:
     )
 
 
+def verdict(results: Path) -> str:
+    """How the sentence below a table begins; on a busy machine it calls nothing the fastest."""
+    records = json.loads((results / "table.json").read_text())
+    sound = [record for record in records if record["status"] == "ok" and not record["flags"]]
+    return "Fastest here: none at batch " if sound else "Nothing is called fastest here: "
+
+
 def test_a_sweep_writes_its_table_in_every_format(mixed: Mixed) -> None:
     folder, done = mixed
     results = folder / "results"
@@ -151,19 +158,20 @@ def test_a_sweep_writes_its_table_in_every_format(mixed: Mixed) -> None:
     for record, line in zip(records, lines, strict=True):
         if record["status"] == "ok":
             assert float(line["images_per_s"]) == pytest.approx(record["images_per_s"])
-    assert "Fastest here: none at batch" in (results / "table.md").read_text()
+    assert verdict(results) in (results / "table.md").read_text()
     for name in names - {"runs.jsonl"}:
         assert f"results/{name}" in done.stdout.splitlines()[-1]
 
 
 def test_a_sweep_ends_with_the_table_and_a_verdict(mixed: Mixed) -> None:
-    _, done = mixed
+    folder, done = mixed
     lines = done.stdout.splitlines()
-    assert lines[-2].startswith("Fastest here: none at batch ")
+    assert lines[-2].startswith(verdict(folder / "results"))
     (head,) = [line for line in lines if "images/s" in line and "variant" in line]
     table = lines[lines.index(head) + 2 :][:6]
     assert [line.split()[0] for line in table] == ["none", "raise", "nan"] * 2
-    assert [line.split()[-1] for line in table] == ["ok", "crash", "diverged"] * 2
+    statuses = [line.removesuffix(", flagged").split()[-1] for line in map(str.strip, table)]
+    assert statuses == ["ok", "crash", "diverged"] * 2  # whatever else this machine did
     assert "raise b4, raise b8: crash: RuntimeError: the task is broken" in lines
 
 

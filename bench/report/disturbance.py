@@ -148,5 +148,5 @@ def notes(cells: Iterable[Record]) -> list[str]:
 _TEXTS = (
     ("its threads waited for a CPU for {:.0f} % of the time in which they were ready", PERCENTS[0]),
     ("others used {:.0f} % of its CPUs", PERCENTS[1]),
-    ("other machines on its host took {:.1f} % of them", PERCENTS[2]),
+    ("other machines on its host took {:.0f} % of them", PERCENTS[2]),
 )
