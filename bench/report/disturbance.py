@@ -4,6 +4,8 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import pandas as pd
+
 from bench.journal import Row
 from bench.monitor import Sample, cpu_percent, window_of
 from bench.report import Record
@@ -116,8 +118,8 @@ def _was_throttled(record: Record) -> bool:
 
 
 def _number(value: Any) -> float | None:
-    """A column's value; `None` where there is none, which a frame may hold as NaN."""
-    return None if value is None or value != value else float(value)
+    """A column's value; `None` where there is none, as a frame holds it too."""
+    return None if pd.isna(value) else float(value)
 
 
 def notes(cells: Iterable[Record]) -> list[str]:
@@ -127,7 +129,9 @@ def notes(cells: Iterable[Record]) -> list[str]:
         rounds = f"of {cell['rounds_ok']} rounds"
         if cell["rounds_busy"]:
             parts = [
-                text.format(percent) for text, name in _TEXTS if (percent := _number(cell[name]))
+                text.format(percent)
+                for text, name in _TEXTS
+                if (percent := _number(cell[name])) and percent >= 0.5  # less would read as 0 %
             ]
             found.append(
                 f"{label(cell)}: {', '.join(parts)}: disturbed in {cell['rounds_busy']} {rounds}."
