@@ -58,7 +58,9 @@ class Watched(Runner):
         return result
 
     def caches(self) -> list[Path]:
-        return [path for path in self._folder.path.iterdir() if path.is_dir()]
+        return [
+            path for path in self._folder.path.iterdir() if path.is_dir() and path.name != "tmp"
+        ]
 
 
 @pytest.fixture(scope="module")
