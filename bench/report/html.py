@@ -16,11 +16,12 @@ from bench.journal import Row
 from bench.noise import of_row
 from bench.report import Record
 from bench.report.cells import differing, label, records
+from bench.report.choice import Choice
 from bench.report.configurations import Configuration, Group, groups_of, variants_shown
 from bench.report.drawing import to_inline_svg
 from bench.report.page import LEFT, Page
 from bench.report.plots import Plot
-from bench.report.recommend import Choice, Recommendation
+from bench.report.recommend import Recommendation
 from bench.report.timeline import timeline
 from bench.spec import DEFAULT_WORKLOAD
 from bench.trial import Status, Trial
