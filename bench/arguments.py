@@ -56,8 +56,11 @@ def overrides(options: argparse.Namespace) -> dict[str, list[str]]:
 def timeout_s(text: str) -> float:
     """The value of `--timeout`."""
     seconds = _number(text)
-    if not 0 < seconds < float("inf"):
-        raise UserError(f"--timeout {text!r}: expected a positive number of seconds")
+    if not 0 < seconds <= _WEEK_S:
+        raise UserError(
+            f"--timeout {text!r}: expected a number of seconds above 0, and at most "
+            f"{_WEEK_S:.0f} (a week)"
+        )
     return seconds
 
 

@@ -13,12 +13,14 @@ import contextlib
 import ctypes
 import importlib
 import json
+import math
 import os
 import select
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +38,11 @@ class ServerGoneError(Exception):
 
     def __init__(self) -> None:
         super().__init__("the process that starts trials has ended unexpectedly")
+
+
+def poll_ms(seconds: float) -> int:
+    """A wait as `poll` takes it, which counts milliseconds in a C int: at most some 24 days."""
+    return min(math.ceil(seconds * 1000), 2**31 - 1)
 
 
 def _die_with_parent(parent: int) -> None:
@@ -144,7 +151,7 @@ class ForkServer:
         poll.register(self.socket, select.POLLIN)
         poll.register(stop_fd, select.POLLIN)
         while not self._ready:
-            ready = {fd for fd, _ in poll.poll(timeout_s * 1000)}
+            ready = {fd for fd, _ in poll.poll(poll_ms(timeout_s))}
             if self.socket.fileno() not in ready:
                 return False
             self._ready = "ready" in self.reply()
@@ -164,7 +171,12 @@ class ForkServer:
         read_fd, write_fd = os.pipe()
         message = json.dumps({"entry": entry, "request": request}).encode()
         try:
-            socket.send_fds(self.socket, [message], [write_fd, log.fileno()])
+            # In a file: a message of a socket has an end, and what is beyond it would be lost.
+            with tempfile.TemporaryFile() as asked:
+                asked.write(message)
+                asked.flush()
+                fds = [write_fd, log.fileno(), asked.fileno()]
+                socket.send_fds(self.socket, [b"fork"], fds)
             if not self._ready:
                 self._ready = "ready" in self.reply()
             pid = self.reply()["pid"]
@@ -205,7 +217,7 @@ class ForkServer:
 
 def _serve(connection: socket.socket) -> None:
     while True:
-        message, fds, _, _ = socket.recv_fds(connection, _MESSAGE_BYTES, 2)
+        message, fds, _, _ = socket.recv_fds(connection, _MESSAGE_BYTES, 3)
         if not message:
             return
         server = os.getpid()
@@ -213,7 +225,7 @@ def _serve(connection: socket.socket) -> None:
         if pid == 0:
             _die_with_parent(server)
             connection.close()
-            _run_child(json.loads(message), *fds)
+            _run_child(*fds)
         for fd in fds:
             os.close(fd)
         with contextlib.suppress(PermissionError, ProcessLookupError):
@@ -237,10 +249,13 @@ def _wait(pid: int, connection: socket.socket) -> int:
     return os.waitstatus_to_exitcode(status)
 
 
-def _run_child(message: dict[str, Any], events_fd: int, log_fd: int) -> None:
+def _run_child(events_fd: int, log_fd: int, asked_fd: int) -> None:
     """Never returns: `os._exit` skips the clean-up that belongs to the server."""
     code = 1
     try:
+        with os.fdopen(asked_fd, "rb") as asked:
+            asked.seek(0)  # the place in a file is shared by all that have it open
+            message: dict[str, Any] = json.loads(asked.read())
         os.setpgid(0, 0)
         os.dup2(log_fd, 1)
         os.dup2(log_fd, 2)

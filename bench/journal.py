@@ -95,6 +95,8 @@ class Row:
         """What must be the same in every row of a folder, by name."""
         return (
             {name: getattr(self.trial, name) for name in PER_FOLDER}
+            # By name: those of another version of the workload tell other things apart.
+            | {"settings": ", ".join(self.trial.settings)}
             | {f"data.{name}": value for name, value in self.data.items()}
             | {f"environment.{name}": self.environment.get(name) for name in COMPARABLE}
         )
@@ -292,7 +294,7 @@ class Journal:
         except OSError as error:
             raise UserError(f"--out {folder}: {error.strerror}") from None
         try:
-            self._lock()
+            lock(self._fd, self.path, f"--out {folder}: another sweep is writing there")
             self._cut_torn_line()
             _sync_folder(folder)
             self.rows = {row.trial.key: row for row in read(folder)}
@@ -338,17 +340,28 @@ class Journal:
         self.rows[row.trial.key] = row
         return row
 
-    def _lock(self) -> None:
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"--out {self.folder}: another sweep is writing there") from None
-
     def _cut_torn_line(self) -> None:
         content = self.path.read_bytes()
         whole = content.rfind(b"\n") + 1
         if whole < len(content):
             os.ftruncate(self._fd, whole)
+
+
+def lock(fd: int, path: Path, in_use: str) -> None:
+    """Locks an open file against other writers, until it is closed.
+
+    Raises:
+        UserError: Another one has it, which `in_use` says; or the file system has no locks.
+    """
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(in_use) from None
+    except OSError as error:  # ENOLCK, ENOSYS: some network file systems
+        raise UserError(
+            f"{path} cannot be locked: {error.strerror}; expected --out with a folder on a local "
+            "disk, or a network file system with locks"
+        ) from None
 
 
 def _sync_folder(folder: Path) -> None:

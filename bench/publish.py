@@ -78,7 +78,8 @@ def _lacks(folder: Path, rows: Sequence[Row]) -> Iterator[str]:
         return
     if run.stopped_by in (Stop.INTERRUPTED, Stop.MAX_TIME):
         how = "was interrupted" if run.stopped_by is Stop.INTERRUPTED else "ran out of time"
-        yield f"its last run {how}; the same command with --out {folder} completes it"
+        again = f"the same command with --out {shlex.quote(str(folder))}"
+        yield f"its last run {how}; {again} completes it"
     if (folder / search.FILE_NAME).exists():
         return  # a search repeats what it certifies, and nothing else
     rounds: dict[str, set[int]] = {}

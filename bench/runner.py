@@ -18,7 +18,7 @@ from typing import IO, Any, NamedTuple, Protocol
 from bench.budget import says_out_of_memory
 from bench.environment import cpus_allowed
 from bench.errors import UserError
-from bench.forkserver import Child, EventReader, ForkServer, ServerGoneError
+from bench.forkserver import Child, EventReader, ForkServer, ServerGoneError, poll_ms
 from bench.monitor import INTERVAL_S, Monitor, Reading, Sample, cpu_percent, gpu_percent, oom_kills
 from bench.scratch import ScratchFolder
 from bench.startup import stop_signals
@@ -297,7 +297,7 @@ class Runner:
         sample_at_s = time.monotonic()
         while child.exit_code is None:
             wait_s = max(0.0, min(deadline_s, sample_at_s) - time.monotonic())
-            ready = {fd for fd, _ in poll.poll(wait_s * 1000)}
+            ready = {fd for fd, _ in poll.poll(poll_ms(wait_s))}
             now_s = time.monotonic()
             if events_fd in ready:
                 watch.read(reader, now_s, monitor)

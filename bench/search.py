@@ -5,8 +5,9 @@ evaluation. What it is certified by is the same again, in further processes.
 """
 
 import bisect
+import contextlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -25,6 +26,8 @@ VIEW = "max-batch"
 """The report's view of what was found, which is in this file."""
 
 FILE_NAME = "max-batch.json"
+
+_LOCK_NAME = ".max-batch.lock"
 
 LEAST_ROUNDS = 2
 """The probe, and what certifies it."""
@@ -165,7 +168,7 @@ def run(
         UserError: The user's mistake, in one line; rows that were written stay.
         InterruptedSearchError: By the user; likewise.
     """
-    with Runner(plan.spec.workload.task, plan.timeout_s) as runner:
+    with _alone(plan.folder), Runner(plan.spec.workload.task, plan.timeout_s) as runner:
         hunt = _Hunt(plan, limits, samples, observer, runner)
         hunt.probe_all()
         hunt.certify_all()
@@ -175,6 +178,21 @@ def run(
     (plan.folder / FILE_NAME).write_text(text + "\n")
     nothing = Certificate(0, "its memory cannot be predicted")
     return {name: found.get(name, nothing) for name in hunt.asked}
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keeps a second search out of a folder, which is made when needed.
+
+    The journal's own lock is taken and released with each of a search's many sweeps.
+    """
+    sweep.earlier_rows(folder)  # told now, if nothing can be written there
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / _LOCK_NAME
+    with path.open("ab") as file:
+        in_use = f"--out {folder}: another max-batch is searching there"
+        journal.lock(file.fileno(), path, in_use)
+        yield
 
 
 def read(folder: Path) -> dict[str, Certificate]:

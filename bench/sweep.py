@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shlex
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -207,7 +208,7 @@ def run(plan: Plan, observer: Observer, runner: Runner | None = None) -> bool:
                 observer.note(
                     f"{clock.left_out} of {len(trials)} trials are not measured: the time limit of "
                     f"{clock.limit_s} s leaves no room for them. To go on: the same command with "
-                    f"--out {plan.folder}"
+                    f"--out {shlex.quote(str(plan.folder))}"
                 )
         return not stop.requested
 

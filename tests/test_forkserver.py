@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.forkserver import EventReader, ForkServer, ServerGoneError
+from bench.forkserver import EventReader, ForkServer, ServerGoneError, poll_ms
 from tests.harness import REPOSITORY, events_of, run_child, wait_until_dead
 
 
@@ -30,6 +30,19 @@ def test_a_child_gets_its_request_and_a_process_of_its_own(server: ForkServer) -
     assert [e.events[0]["request"] for e in ended] == [{"number": n, "text": "ä\n"} for n in (0, 1)]
     pids = {e.events[0]["pid"] for e in ended}
     assert len(pids | {os.getpid(), server_pid(server)}) == 4
+
+
+def test_a_long_request_arrives_whole(server: ForkServer) -> None:
+    names = [f"bf16+channels_last+{number:04}" for number in range(20_000)]
+    (event,) = run_child(server, "answer", names=names).events
+    assert event["request"] == {"names": names}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "milliseconds"), [(0.0, 0), (0.0001, 1), (1.5, 1500), (3e6, 2**31 - 1)]
+)
+def test_a_wait_is_one_that_poll_takes(seconds: float, milliseconds: int) -> None:
+    assert poll_ms(seconds) == milliseconds
 
 
 def test_what_a_child_changes_and_how_it_dies_does_not_reach_the_next(server: ForkServer) -> None:

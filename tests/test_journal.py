@@ -1,3 +1,5 @@
+import errno
+import fcntl
 import json
 import math
 import os
@@ -12,6 +14,8 @@ from typing import Any
 import pytest
 
 from bench.environment import COMPARABLE, RECORDED_LATER
+from bench.errors import UserError
+from bench.evidence.record import locked
 from bench.journal import FILE_NAME, PER_FOLDER, Journal, Row, check_comparable, read
 from bench.trial import Status, TrialResult
 from tests.harness import REPOSITORY, row_of, toy_trial, wait_until
@@ -111,6 +115,72 @@ def test_a_first_line_that_is_torn_leaves_an_empty_journal(tmp_path: Path) -> No
     with Journal(tmp_path) as journal:
         assert journal.rows == {}
     assert (tmp_path / FILE_NAME).read_bytes() == b""
+
+
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Inode and size of each file or folder when it was made durable."""
+    found: list[tuple[int, int]] = []
+    fsync = os.fsync
+
+    def observed(fd: int) -> None:
+        told = os.fstat(fd)
+        found.append((told.st_ino, told.st_size))
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", observed)
+    return found
+
+
+def test_a_new_journal_s_name_is_durable_before_any_row(
+    tmp_path: Path, synced: list[tuple[int, int]]
+) -> None:
+    folder = tmp_path / "out"
+    with Journal(folder):
+        assert folder.stat().st_ino in [inode for inode, _ in synced]
+
+
+def test_a_row_is_durable_when_append_returns(
+    tmp_path: Path, synced: list[tuple[int, int]]
+) -> None:
+    with Journal(tmp_path) as journal:
+        for number in range(3):
+            journal.append(row_of(toy_trial(round=number)))
+            told = (tmp_path / FILE_NAME).stat()
+            assert synced[-1] == (told.st_ino, told.st_size)
+            assert len(synced) == 2 + number  # the folder, and one for each row
+
+
+def test_a_result_that_could_not_be_read_again_is_a_crash_that_says_so(tmp_path: Path) -> None:
+    row = row_of(toy_trial())
+    row.result.quality["words"] = "very good"  # type: ignore[assignment]
+    with Journal(tmp_path) as journal:
+        written = journal.append(row)
+        assert list(journal.rows.values()) == [written]
+        with pytest.raises(UserError, match=r"data.words null: expected"):
+            journal.append(replace(row, data={"words": None}))
+    assert read(tmp_path) == [written]
+    assert written.result.status is Status.CRASH
+    assert 'quality.words "very good"' in str(written.result.reason)
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS])
+def test_a_file_system_without_locks_is_named_with_a_way_out(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(fd: int, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    path = tmp_path / FILE_NAME
+    for open_, where in ((Journal, path), (lambda folder: locked(folder).__enter__(), tmp_path)):
+        with pytest.raises(UserError) as caught:
+            open_(tmp_path)
+        message = str(caught.value)
+        assert message.startswith(str(where))
+        assert os.strerror(number) in message
+        assert "--out" in message
+        assert "\n" not in message
 
 
 def without(name: str) -> Callable[[dict[str, Any]], dict[str, Any]]:

@@ -110,6 +110,16 @@ def test_every_step_has_its_loss_and_the_time_of_each_part(partial: TrialResult)
         assert parts[PHASES.index("forward")] >= 0.001  # where the toy sleeps
 
 
+def test_progress_runs_from_0_at_the_first_step_to_1_at_the_last(partial: TrialResult) -> None:
+    assert partial.facts["progress"] == [step / 8 for step in range(9)]
+
+
+def test_the_seed_decides_what_a_task_draws(runner: Runner) -> None:
+    first, again, other = (run(runner, seed=seed).facts["drawn"] for seed in (3, 3, 4))
+    assert again == first
+    assert all(here != there for here, there in zip(first, other, strict=True))
+
+
 def test_without_warm_up_the_second_step_is_measured(runner: Runner) -> None:
     result = run(runner, samples=32, warmup_steps=0, measured_steps=3)
     assert result.status is Status.OK

@@ -3,6 +3,7 @@
 import ctypes
 import mmap
 import os
+import random
 import subprocess
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -122,7 +123,13 @@ class ToyTask:
             withhold_memory_from_compilers()
         self.loss = made(axes["make"], axes["fault"])
         self.weight = torch.zeros(1, device=self.device, requires_grad=True)
-        self.facts: dict[str, Any] = {"batch_size": batch_size}
+        self.progress: list[float] = []
+        drawn = [random.random(), float(np.random.random()), torch.initial_seed()]  # noqa: NPY002
+        self.facts: dict[str, Any] = {
+            "batch_size": batch_size,
+            "drawn": drawn,
+            "progress": self.progress,  # of the steps to come
+        }
         if axes["make"] != "eager":
             from torch._inductor import config  # takes a second
 
@@ -186,6 +193,7 @@ class ToyTask:
         loss.backward()  # type: ignore[no-untyped-call]
 
     def optimize(self, progress: float) -> None:
+        self.progress.append(progress)
         with torch.no_grad():
             assert self.weight.grad is not None
             self.weight -= 0.1 * (1 - progress) * self.weight.grad

@@ -1,6 +1,7 @@
 """The command `doctor`."""
 
 import json
+import shlex
 import sys
 from argparse import Namespace
 from typing import Any
@@ -65,7 +66,7 @@ def _noise(options: Namespace) -> int:
     if not described["cells"]:
         raise UserError(
             f"no cell ended well {noise.LEAST_PROCESSES} times; the same command with --out "
-            f"{options.out or 'DIR'} goes on"
+            f"{shlex.quote(options.out or 'DIR')} goes on"
         )
     page = noise_page(described)
     write_page(page, "json" if options.json else "table")

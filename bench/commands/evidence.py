@@ -1,12 +1,11 @@
 """The command `evidence`."""
 
-import shlex
 from argparse import Namespace
 from functools import partial
 
 from bench import arguments
 from bench.commands import EXIT_FAILED
-from bench.commands.measuring import folder_of
+from bench.commands.measuring import folder_of, how_to_go_on
 from bench.output import Output, print_line
 
 
@@ -25,7 +24,6 @@ def run(options: Namespace) -> int:
     print_line(console, page.summary(plan, folder))
     print_line(console, f"Written: {folder / page.FILE_NAME}")
     if gather.Outcome.OUT_OF_TIME in outcomes.values():
-        how = f"--out {shlex.quote(str(folder))}"
-        print_line(console, f"Not complete. To go on: the same command with {how}", "bold")
+        print_line(console, f"Not complete. To go on: {how_to_go_on(folder)}", "bold")
     faults = any(part.faults(folder) for part in plan.parts)
     return EXIT_FAILED if faults or gather.Outcome.FAILED in outcomes.values() else 0

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from bench import arguments, journal, search, spec
 from bench.commands import EXIT_FAILED, EXIT_INTERRUPTED
-from bench.commands.measuring import plan_to_run, table_page
+from bench.commands.measuring import how_to_go_on, plan_to_run, table_page
 from bench.display import LineDisplay
 from bench.errors import UserError
 from bench.output import Output, print_line, print_written, write_page, write_tables
@@ -34,8 +34,7 @@ def run(options: Namespace) -> int:
     try:
         found = search.run(plan, limits, samples, LineDisplay(console))
     except (search.InterruptedSearchError, KeyboardInterrupt):
-        how = f"the same command with --out {folder}"
-        print_line(console, f"Interrupted. To go on: {how}", "bold")
+        print_line(console, f"Interrupted. To go on: {how_to_go_on(folder)}", "bold")
         return EXIT_INTERRUPTED
     page = table_page(journal.read(folder), folder)
     written = write_tables(folder, page)

@@ -1,6 +1,7 @@
 """What all commands have in common that measure: from options to rows and their tables."""
 
 import json
+import shlex
 import sys
 from argparse import Namespace
 from datetime import datetime
@@ -47,7 +48,7 @@ def measure(options: Namespace, asked: spec.SweepSpec, name: str) -> tuple[list[
         print_page(console, page)
         print_written(console, folder, written)
     if not complete:
-        print_line(console, f"Interrupted. To go on: the same command with --out {folder}", "bold")
+        print_line(console, f"Interrupted. To go on: {how_to_go_on(folder)}", "bold")
     return rows, 0 if complete else EXIT_INTERRUPTED
 
 
@@ -71,6 +72,11 @@ def folder_of(options: Namespace, name: str) -> Path:
         raise UserError("--out '': expected a folder")
     now = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
     return Path(options.out or f"results/local/{now}_{name}")
+
+
+def how_to_go_on(folder: Path) -> str:
+    """The advice after an interruption, with a folder that a shell takes for one word."""
+    return f"the same command with --out {shlex.quote(str(folder))}"
 
 
 def table_page(rows: list[journal.Row], folder: Path) -> "Page":

@@ -11,6 +11,7 @@ from bench import journal, planning, spec, support, sweep
 from bench.budget import DEFAULT_BUDGET_BYTES
 from bench.commands.measuring import load
 from bench.environment import has_gpu
+from bench.errors import UserError
 from bench.output import Output, print_line, print_page
 from bench.predict import Prediction, Predictor, experiment
 from bench.runner import Runner
@@ -22,7 +23,9 @@ def run(options: Namespace) -> int:
     asked = load(options)
     console = Output(stderr=options.json)
     note = partial(print_line, console)
-    rows = journal.read_if_any(Path(options.out)) if options.out else []
+    if options.out == "":
+        raise UserError("--out '': expected a folder")
+    rows = sweep.earlier_rows(Path(options.out)) if options.out else []
     if rows:
         trials = asked.trials_like(rows[0])
         journal.check_same_question(rows[0].trial, trials[0], options.out)

@@ -13,7 +13,6 @@ Every line has `schema`, `at` (ISO 8601, UTC) and `kind`:
 - `kernels`: `part`, and `found`, see `bench.kernel_times.Record`.
 """
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError
+from bench.journal import lock
 
 FILE_NAME = "evidence.jsonl"
 SCHEMA = 1
@@ -80,8 +80,6 @@ def locked(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"--out {folder}: {error.strerror}") from None
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"--out {folder}: another command is at work there") from None
+        in_use = f"--out {folder}: another command is at work there"
+        lock(file.fileno(), folder / FILE_NAME, in_use)
         yield

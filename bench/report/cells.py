@@ -16,13 +16,12 @@ def records(frame: pd.DataFrame) -> list[Record]:
 def differing(cells: list[Record], *more: str) -> list[str]:
     """The settings (and other columns) that are not the same in all cells."""
     names = (*more, *json.loads(cells[0]["settings"]))
-    # Rows of another version of the workload may lack one.
-    return [name for name in names if len({cell.get(name) for cell in cells}) > 1]
+    return [name for name in names if len({cell[name] for cell in cells}) > 1]
 
 
 def settings_words(cell: Record, names: list[str]) -> str:
     """The named settings of a cell in words, such as "image_size 64"."""
-    return ", ".join(f"{name} {cell.get(name)}" for name in names)
+    return ", ".join(f"{name} {cell[name]}" for name in names)
 
 
 def by_settings(cells: list[Record]) -> list[tuple[str, list[Record]]]:

@@ -103,7 +103,15 @@ def to_markdown(frame: pd.DataFrame) -> str:
 
 def to_csv(frame: pd.DataFrame) -> str:
     """All columns under the names of the contract; what was not measured is empty."""
-    return frame.to_csv(index=False)
+    words = frame.select_dtypes(exclude=["number", "bool"])
+    as_data = {str(name): words[name].map(_as_data) for name in words}
+    return frame.assign(**as_data).to_csv(index=False)
+
+
+def _as_data(value: object) -> object:
+    """A cell that no spreadsheet runs: it would take a text such as `+bf16` for a formula."""
+    is_formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
+    return f"'{value}" if is_formula else value
 
 
 def to_json(frame: pd.DataFrame) -> str:
