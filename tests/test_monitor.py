@@ -261,7 +261,8 @@ def test_an_empty_list_of_processes_is_not_nobody(
         ({"processes": "OWN:5"}, "others on the GPU", State.FINE),
         ({"processes": "OWN:5,1:7"}, "others on the GPU", State.DISTURBS),
         ({"throttle_reasons": 0x40}, "GPU throttling", State.DISTURBS),  # heat
-        ({"throttle_reasons": 1}, "GPU throttling", State.FINE),  # idle
+        ({"throttle_reasons": 1}, "GPU throttling", State.UNREADABLE),  # idle
+        ({"throttle_reasons": 0}, "GPU throttling", State.FINE),
         ({"throttle_reasons": None}, "GPU throttling", State.UNREADABLE),
         ({"display_active": None}, "display", State.UNREADABLE),
     ],
@@ -272,7 +273,7 @@ def test_doctor_tells_what_nvml_does_not_tell_from_what_is_fine(
     if isinstance(processes := figures.get("processes"), str):
         figures = figures | {"processes": processes.replace("OWN", str(os.getpid()))}
     nvml.answer({**CARD, **figures})
-    found = {finding.name: finding.state for finding in graphics(nvml_describe(UUID))}
+    found = {finding.name: finding.state for finding in graphics(nvml_describe(UUID), True)}
     assert found[name] is state
 
 
