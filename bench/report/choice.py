@@ -154,10 +154,10 @@ class Candidates:
         return dict(zip(self.sound, verdicts, strict=True))
 
     def _choose(self) -> Choice | None:
-        possible = [one for one in self.rates if one is self.seed or self._may_cost_nothing(one)]
-        shown = [one for one in self.rates if self._costs_nothing(one)]
+        ordered = sorted(self.rates, key=lambda one: -self.rates[one])
+        possible = [one for one in ordered if one is self.seed or self._may_cost_nothing(one)]
+        shown = [one for one in ordered if self._costs_nothing(one)]
         pool = [one for one in shown if self._is_faster(one)] or possible
-        pool.sort(key=lambda one: -self.rates[one])
         # Whatever the estimates say, nothing is named that is shown to be slower than another.
         unbeaten = (
             one

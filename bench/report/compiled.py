@@ -132,11 +132,11 @@ def _costs(pair: Pair, line: Record) -> Record:
 def _totals(line: Record, run: RunLength) -> Record:
     """Seconds of a whole run on both sides, the compiled one with a cold compile cache."""
     images = run.images(line)
-    shared = pd.notna(line["speedup"])  # otherwise no round has both
-    twin_s: float | None = ratio(images, line["twin_images_per_s"]) if shared else None
-    own_s: float | None = ratio(images, line["images_per_s"]) if shared else None
+    twin_s, own_s = (ratio(images, line[name]) for name in ("twin_images_per_s", "images_per_s"))
     run_s = None if own_s is None else own_s + line["cold_compile_s"]
-    saved_s = None if run_s is None or twin_s is None else twin_s - run_s
+    saved_s = None
+    if run_s is not None and twin_s is not None and pd.notna(line["speedup"]):
+        saved_s = twin_s - run_s  # otherwise no round has both
     return {"run_images": images, "twin_run_s": twin_s, "run_s": run_s, "saved_s": saved_s}
 
 
