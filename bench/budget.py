@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from bench.environment import is_wsl
 from bench.errors import UserError
-from bench.monitor import nvml_free_bytes, nvml_process_bytes, read_proc_status
+from bench.monitor import read_proc_status
+from bench.nvml import nvml_free_bytes, nvml_process_bytes
 
 if TYPE_CHECKING:
     import torch

@@ -42,10 +42,6 @@ _THROTTLES = {
 """NVML's reasons for lower clocks that are none of the user's own; see nvmlClocksEventReasons."""
 
 
-_FIRST_PID_NAMESPACE = 0xEFFFFFFC
-"""Inode of the namespace that holds all processes of the machine; see linux/proc_ns.h."""
-
-
 class State(StrEnum):
     """What a finding means."""
 
@@ -100,7 +96,7 @@ def examine(
         note: What torch says of a GPU that it cannot use; `None` if there is nothing to say.
         free_bytes: Memory that is free there.
         threads: How many torch computes with on a CPU.
-        gpu: Of `bench.monitor.NvmlDevice.describe`, empty where it cannot be read; `None` on a CPU.
+        gpu: Of `bench.nvml.NvmlDevice.describe`, empty where it cannot be read; `None` on a CPU.
     """
     return [
         *processes(),
@@ -112,7 +108,7 @@ def examine(
         shared_memory(),
         compiler(device),
         *([hidden_gpu(note)] if note else []),
-        *(graphics(gpu, sees_all_processes()) if gpu is not None else ()),
+        *(graphics(gpu) if gpu is not None else ()),
     ]
 
 
@@ -280,20 +276,11 @@ def hidden_gpu(note: str) -> Finding:
     )
 
 
-def sees_all_processes(proc: Path = PROC) -> bool:
-    """Whether no container hides others' processes from this one, and from what NVML lists."""
-    try:
-        return (proc / "self/ns/pid").stat().st_ino == _FIRST_PID_NAMESPACE
-    except OSError:
-        return False
-
-
-def graphics(gpu: Mapping[str, Any], sees_all: bool) -> Iterator[Finding]:
+def graphics(gpu: Mapping[str, Any]) -> Iterator[Finding]:
     """What would disturb on a GPU.
 
     Args:
-        gpu: Of `bench.monitor.NvmlDevice.describe`.
-        sees_all: Whether all processes of the machine can be seen from here.
+        gpu: Of `bench.nvml.NvmlDevice.describe`.
     """
     busy = gpu.get("gpu_percent")
     yield _slowed(gpu.get("throttle_reasons"), busy)
@@ -304,7 +291,7 @@ def graphics(gpu: Mapping[str, Any], sees_all: bool) -> Iterator[Finding]:
         yield Finding("display", State.UNREADABLE)
     else:
         yield Finding("display", State.DISTURBS if display else State.FINE, text, advice)
-    yield _others(gpu.get("compute_processes"), busy, sees_all)
+    yield _others(gpu.get("compute_processes"), busy)
 
 
 def _slowed(reasons: int | None, busy_percent: float | None) -> Finding:
@@ -320,19 +307,18 @@ def _slowed(reasons: int | None, busy_percent: float | None) -> Finding:
     return Finding(name, State.FINE, "none")
 
 
-def _others(processes: int | None, busy_percent: float | None, sees_all: bool) -> Finding:
+def _others(processes: int | None, busy_percent: float | None) -> Finding:
     """Whether others use the GPU, on which nothing of ours runs now.
 
     Args:
-        processes: How many NVML lists; in a container it lists none, whatever runs.
+        processes: How many NVML lists; `None` where that is not readable.
         busy_percent: NVML's utilization.
-        sees_all: Whether all processes of the machine can be seen from here.
     """
     name, advice = "others on the GPU", "end them, or measure when they have ended"
-    text = f"{processes or 'no'} processes" if processes or sees_all else "processes not listed"
+    text = "processes not listed" if processes is None else f"{processes or 'no'} processes"
     if processes or (busy_percent or 0.0) > BUSY_PERCENT:
         busy = "" if busy_percent is None else f", {busy_percent:g} % busy"
         return Finding(name, State.DISTURBS, text + busy, advice)
-    if processes is None or not sees_all:
+    if processes is None:
         return Finding(name, State.UNREADABLE)
     return Finding(name, State.FINE, text)

@@ -17,7 +17,7 @@ import pynvml
 
 from bench import cgroup
 from bench.errors import UserError
-from bench.monitor import nvml_describe
+from bench.nvml import nvml_describe
 
 ROOT = Path(__file__).parent.parent
 """Where the packages are; in a checkout also the tests."""

@@ -23,7 +23,7 @@ from bench.environment import describe_host, is_wsl
 from bench.errors import UserError, as_user_error
 from bench.estimate import estimate_s
 from bench.journal import Journal, Row, check_comparable
-from bench.monitor import nvml_describe, nvml_free_bytes
+from bench.nvml import nvml_describe, nvml_free_bytes
 from bench.predict import Prediction, Predictor, experiment
 from bench.runner import Listener, Runner, StopRequest
 from bench.spec import SweepSpec

@@ -219,54 +219,35 @@ def test_a_missing_compiler_disturbs(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 HEAT = pynvml.nvmlClocksEventReasonHwThermalSlowdown
 IDLE = pynvml.nvmlClocksEventReasonGpuIdle
 CALM = {"throttle_reasons": 0, "display_active": 0, "compute_processes": 0, "gpu_percent": 0}
+LIGHT, HIDDEN = {"gpu_percent": 2}, {"compute_processes": None}
 
 
 @pytest.mark.parametrize(
-    ("gpu", "sees_all", "throttling", "display", "others"),
+    ("gpu", "throttling", "display", "others"),
     [
-        ({}, True, State.UNREADABLE, State.UNREADABLE, State.UNREADABLE),
+        ({}, State.UNREADABLE, State.UNREADABLE, State.UNREADABLE),
         # An idle GPU has no reason for lower clocks, whatever it has under load.
-        (CALM, True, State.UNREADABLE, State.FINE, State.FINE),
-        (CALM | {"gpu_percent": 2}, True, State.FINE, State.FINE, State.FINE),
-        (
-            CALM | {"gpu_percent": 2, "throttle_reasons": IDLE},
-            True,
-            State.UNREADABLE,
-            State.FINE,
-            State.FINE,
-        ),
-        (CALM | {"gpu_percent": None}, True, State.UNREADABLE, State.FINE, State.FINE),
-        (CALM | {"throttle_reasons": HEAT}, True, State.DISTURBS, State.FINE, State.FINE),
-        (CALM | {"display_active": 1}, True, State.UNREADABLE, State.DISTURBS, State.FINE),
-        (CALM | {"compute_processes": 2}, False, State.UNREADABLE, State.FINE, State.DISTURBS),
-        # In a container the list is empty whatever runs, but the GPU's load shows it.
-        (CALM, False, State.UNREADABLE, State.FINE, State.UNREADABLE),
-        (CALM | {"gpu_percent": 97}, False, State.FINE, State.FINE, State.DISTURBS),
-        (
-            CALM | {"gpu_percent": 97, "compute_processes": None},
-            True,
-            State.FINE,
-            State.FINE,
-            State.DISTURBS,
-        ),
+        (CALM, State.UNREADABLE, State.FINE, State.FINE),
+        (CALM | {"gpu_percent": 2}, State.FINE, State.FINE, State.FINE),
+        (CALM | LIGHT | {"throttle_reasons": IDLE}, State.UNREADABLE, State.FINE, State.FINE),
+        (CALM | {"gpu_percent": None}, State.UNREADABLE, State.FINE, State.FINE),
+        (CALM | {"throttle_reasons": HEAT}, State.DISTURBS, State.FINE, State.FINE),
+        (CALM | {"display_active": 1}, State.UNREADABLE, State.DISTURBS, State.FINE),
+        (CALM | {"compute_processes": 2}, State.UNREADABLE, State.FINE, State.DISTURBS),
+        # In a container nobody is listed, but the GPU's load shows others.
+        (CALM | HIDDEN, State.UNREADABLE, State.FINE, State.UNREADABLE),
+        (CALM | HIDDEN | {"gpu_percent": 97}, State.FINE, State.FINE, State.DISTURBS),
     ],
 )
 def test_what_disturbs_on_a_gpu_is_told_and_what_cannot_be_read_is_not_called_fine(
-    gpu: dict[str, Any], sees_all: bool, throttling: State, display: State, others: State
+    gpu: dict[str, Any], throttling: State, display: State, others: State
 ) -> None:
-    found = {finding.name: finding.state for finding in doctor.graphics(gpu, sees_all)}
+    found = {finding.name: finding.state for finding in doctor.graphics(gpu)}
     assert found == {
         "GPU throttling": throttling,
         "display": display,
         "others on the GPU": others,
     }
-
-
-def test_a_namespace_of_processes_hides_others(tmp_path: Path) -> None:
-    (tmp_path / "self/ns").mkdir(parents=True)
-    assert not doctor.sees_all_processes(tmp_path)
-    (tmp_path / "self/ns/pid").touch()
-    assert not doctor.sees_all_processes(tmp_path)
 
 
 def test_a_gpu_that_torch_cannot_use_is_told() -> None:

@@ -11,7 +11,7 @@ from bench.commands import EXIT_FAILED
 from bench.commands.measuring import load, measure
 from bench.environment import describe_host
 from bench.errors import UserError
-from bench.monitor import nvml_describe
+from bench.nvml import nvml_describe
 from bench.output import Output, print_line, print_page, write_page
 from bench.runner import Runner
 

@@ -17,7 +17,8 @@ from bench.budget import (
     usable_bytes,
 )
 from bench.errors import UserError
-from bench.monitor import nvml_free_bytes, nvml_process_bytes, read_proc_status
+from bench.monitor import read_proc_status
+from bench.nvml import nvml_free_bytes, nvml_process_bytes
 
 BLOCK_BYTES = 2**24
 

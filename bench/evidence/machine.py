@@ -7,7 +7,7 @@ from typing import Any
 from bench.doctor import examine
 from bench.environment import describe_device, describe_host, package_version
 from bench.errors import UserError
-from bench.monitor import nvml_describe
+from bench.nvml import nvml_describe
 
 PACKAGES = (
     "torch",
