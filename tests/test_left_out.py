@@ -21,8 +21,9 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = {
         "bench.worker:probe": {"environment": describe_device("cpu")},
         "bench.worker:check_budget": {"context_bytes": 0},
+        "bench.worker:unsupported": {"reasons": {}},
     }
-    result = TrialResult(Status.OK, duration_s=0.1)
+    result = TrialResult(Status.DIVERGED, "for a reason", duration_s=0.1)
     monkeypatch.setattr(Runner, "ask", lambda self, entry, request: copy.deepcopy(answers[entry]))
     monkeypatch.setattr(Runner, "run", lambda self, *asked, **told: result)
 

@@ -432,11 +432,11 @@ def refuses(
         ("plan --budget=-1GiB", "memory size '-1GiB': expected a positive one"),
         ("plan --budget 8GiB,4GiB", "memory size '8GiB,4GiB': expected a number and a unit"),
         # Running.
-        ("sweep --timeout 0", "--timeout '0': expected a positive number of seconds"),
-        ("sweep --timeout=-5", "--timeout '-5': expected a positive number of seconds"),
-        ("sweep --timeout soon", "--timeout 'soon': expected a positive number of seconds"),
-        ("sweep --timeout nan", "--timeout 'nan': expected a positive number of seconds"),
-        ("sweep --timeout inf", "--timeout 'inf': expected a positive number of seconds"),
+        ("sweep --timeout 0", "--timeout '0': expected a number of seconds above 0"),
+        ("sweep --timeout=-5", "--timeout '-5': expected a number of seconds above 0"),
+        ("sweep --timeout soon", "--timeout 'soon': expected a number of seconds above 0"),
+        ("sweep --timeout nan", "--timeout 'nan': expected a number of seconds above 0"),
+        ("sweep --timeout inf", "--timeout 'inf': expected a number of seconds above 0"),
         (
             "sweep --out x --retry crashed",
             "--retry 'crashed': did you mean 'crash'? expected one of ok",
