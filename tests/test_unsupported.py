@@ -13,9 +13,9 @@ from torch._inductor.runtime.hints import DeviceProperties
 
 from bench.runner import Runner
 from tests.harness import LIMIT_S
-from tests.training import CPU
+from tests.training import CPU, fastest
 from unet.apply import caveats, unsupported
-from unet.capability import fast_precisions, lacking
+from unet.capability import lacking
 from unet.variant import (
     ActivationBudget,
     Checkpointing,
@@ -131,7 +131,7 @@ def test_a_limit_on_what_onednn_uses_takes_formats_away(
 ) -> None:
     able = [p for p in ("bf16", "fp16") if of_cpu(monkeypatch, capabilities, p, limit) is None]
     assert able == fast
-    assert fast_precisions(CPU) == tuple(Precision(name) for name in fast)
+    assert fastest(CPU) == (fast or ["fp32"])[0]
 
 
 @pytest.mark.parametrize("variable", ["ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"])
@@ -294,14 +294,12 @@ def test_a_card_refuses_what_it_lacks_and_nothing_else(
     assert unsupported(Variant.parse(variant), CUDA) == REFUSED.get((name, variant))
 
 
-@pytest.mark.parametrize(
-    ("name", "fast"), [("Tesla T4", ["fp16"]), ("A100", ["bf16", "fp16", "tf32"])]
-)
-def test_the_fast_precisions_of_a_card(
-    monkeypatch: pytest.MonkeyPatch, name: str, fast: list[str]
+@pytest.mark.parametrize(("name", "reduced"), [("Tesla T4", "fp16"), ("A100", "bf16")])
+def test_the_best_reduced_precision_of_a_card(
+    monkeypatch: pytest.MonkeyPatch, name: str, reduced: str
 ) -> None:
     card(monkeypatch, name, *CARDS[name])
-    assert fast_precisions(CUDA) == tuple(Precision(each) for each in fast)
+    assert fastest(CUDA) == reduced
 
 
 @pytest.mark.parametrize("name", CARDS)

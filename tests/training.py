@@ -28,9 +28,9 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
 from unet.apply import apply_variant, autocast, grad_scaler, make_optimizer, set_flags, to_input
-from unet.capability import fast_precisions
+from unet.capability import lacking
 from unet.model import UNet, UNetConfig
-from unet.variant import Precision, Variant
+from unet.variant import PREFERENCES, Precision, Variant
 
 CPU = torch.device("cpu")
 STEPS = 3
@@ -74,8 +74,9 @@ def small_network(seed: int = 0, depth: int = 2) -> UNet:
 
 
 def fastest(device: torch.device) -> Precision:
-    """The fastest precision that the device computes in: fp32 where it has no reduced one."""
-    return next(iter(fast_precisions(device)), Precision.FP32)
+    """What `reduced` means on a device: fp32 where it has no reduced precision."""
+    candidates = map(Precision, PREFERENCES["precision"]["reduced"])
+    return next(one for one in candidates if lacking(one, device) is None)
 
 
 class Trainee:

@@ -1,4 +1,4 @@
-"""Which reduced precisions a device computes in hardware, fastest first."""
+"""Which precisions a device computes in."""
 
 import os
 from typing import Final
@@ -6,9 +6,6 @@ from typing import Final
 import torch
 
 from unet.variant import Precision
-
-_REDUCED: Final = (Precision.BF16, Precision.FP16, Precision.TF32)
-"""Fastest first. bf16 and fp16 have equal arithmetic; bf16 needs no loss scaling."""
 
 # What computes in each format, as `torch.cpu.get_capabilities` names it, on x86 and ARM; elsewhere
 # torch widens the numbers, computes in fp32 and rounds what it stores.
@@ -32,11 +29,6 @@ _LEFT_OUT_BY: Final = {
     "amx_fp16": _BELOW_AMX.union(("AVX512_CORE_AMX", "AVX10_1_512_AMX")),
 }
 _AMPERE: Final = (8, 0)
-
-
-def fast_precisions(device: torch.device) -> tuple[Precision, ...]:
-    """The reduced precisions that a device computes in hardware, fastest first; may be empty."""
-    return tuple(precision for precision in _REDUCED if lacking(precision, device) is None)
 
 
 def lacking(precision: Precision, device: torch.device) -> str | None:
