@@ -12,6 +12,8 @@ set -euo pipefail
 { : <&0; } 2>/dev/null || exec 0</dev/null
 { : >&1; } 2>/dev/null || exec 1>/dev/null
 { : >&2; } 2>/dev/null || exec 2>/dev/null
+# An interrupted check must not be taken for its answer: one of them decides whether .venv is remade.
+trap 'exit 130' INT
 here=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")" && pwd)
 venv=$here/.venv
 

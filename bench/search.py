@@ -264,7 +264,7 @@ class _Hunt:
             _expected(predictions[experiment(trial)], target_bytes, limits.multiple_of, self._cap)
             for trial in trials
         ]
-        if earlier:
+        if earlier and samples != earlier[0].trial.samples:  # else they limit it, as at first
             samples = earlier[0].trial.samples
             if samples < (needed := steps * max(size for size, _ in expected)):
                 raise UserError(
