@@ -15,7 +15,9 @@ import pytest
 STAND_IN = f"""#!/bin/sh
 home={{home}}
 case "$1 $2" in
-    "-c import sys; sys.exit"*) exit 0 ;;
+    "-c import sys; sys.exit"*)
+        [ ! -e $home/interrupted ] || {{{{ kill -INT $PPID; exit 1; }}}}
+        exit 0 ;;
     "-c import hashlib"*) shift; exec {sys.executable} -c "$@" ;;
     "-m venv") mkdir -p "$4/bin"; cp "$0" "$4/bin/python"
         [ ! -e $home/no_ensurepip ] || exit 1
@@ -69,6 +71,17 @@ def installs(checkout: Path) -> list[str]:
 
 def test_without_arguments_it_runs_the_default_sweep(checkout: Path) -> None:
     assert run(checkout).stdout.strip() == "ran -P -m bench sweep"
+
+
+def test_an_interrupt_while_it_looks_at_python_leaves_the_environment_alone(checkout: Path) -> None:
+    run(checkout)
+    kept = checkout / ".venv" / "kept"
+    kept.touch()
+    (checkout.parent / "interrupted").touch()
+    done = run(checkout)
+    assert (done.returncode, done.stdout) == (130, "")
+    assert kept.exists()
+    assert len(installs(checkout)) == 1
 
 
 def test_arguments_are_passed_on_as_they_are(checkout: Path) -> None:

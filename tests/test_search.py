@@ -243,6 +243,15 @@ def test_on_a_gpu_the_context_takes_its_part_and_thrashing_is_no_fit(
     assert largest == 24 or SLOPE * 16 > 0.7 * BUDGET_BYTES - CONTEXT >= SLOPE * 15
 
 
+def test_a_search_limited_by_samples_can_be_repeated_in_its_folder(
+    tmp_path: Path, gpu: None
+) -> None:
+    plan = toy_plan(tmp_path / "found", variants=["none"], rounds=2, batch_size=1)
+    for _ in range(2):
+        found = search.run(plan, Limits(1, 64, 0.05), 18, Recorder())
+        assert found == {"none": Certificate(3, "samples")}  # of 6 steps each
+
+
 def test_a_variant_that_the_device_cannot_do_is_a_mistake(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
