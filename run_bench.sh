@@ -48,9 +48,7 @@ install() { # $1: what to install, "." or ".[dev]"
             fail "$python cannot make a virtual environment (on Debian: apt install python3-venv)"
         fi
     fi
-    hash=$("$venv/bin/python" -c \
-        'import hashlib, sys; print(hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest())' \
-        "$here/pyproject.toml")
+    hash=$(cksum <"$here/pyproject.toml")
     # Written last, so that an interrupted installation is taken up again.
     if ! grep -qxF "$hash $1" "$venv/installed" 2>/dev/null; then
         printf 'Installing the packages: some 5 GB the first time, a few minutes\n' >&2

@@ -41,8 +41,15 @@ def summary(row: Row) -> str:
     result = row.result
     text = f"{row.trial.label}: {result.status}"
     if result.status is Status.OK:
-        rate, mse = rate_text(result.images_per_s), result.quality["final_mse"]
-        return f"{text}, {rate} images/s, MSE {mse:.1f}"
+        from bench.report.frame import flags_of  # pandas: not before it is needed
+
+        rate, mse, flags = (
+            rate_text(result.images_per_s),
+            result.quality["final_mse"],
+            flags_of(row),
+        )
+        flagged = f", flagged: {flags}" if flags else ""
+        return f"{text}, {rate} images/s, MSE {mse:.1f}{flagged}"
     return f"{text}, {result.reason}"
 
 
@@ -64,7 +71,7 @@ class LineDisplay:
     def preparing(self, done: int, total: int) -> None:
         """See `bench.sweep.Observer`."""
         if done == total:
-            self._line(f"{total} frames ready")
+            self._line(f"{total} frames processed")
 
     def note(self, text: str) -> None:
         """See `bench.sweep.Observer`. Of many sweeps in a row each says the same."""

@@ -13,7 +13,7 @@ from typing import Any, TextIO
 from bench.estimate import remaining_s, without
 from bench.journal import Row
 from bench.monitor import Reading
-from bench.trial import Trial
+from bench.trial import Status, Trial
 
 PREPARING_INTERVAL_S = 1.0
 """Frames come by the hundred in a second: not every one is an event."""
@@ -40,9 +40,9 @@ class JsonDisplay:
     - `phase`: `key`, `phase` (`compiling`, `starting`, `building`, `first_step`, `warming_up`,
       `measuring`, `training`, `evaluating`).
     - `reading`: `key`, `phase`, and the fields of `bench.monitor.Reading`; some four a second.
-    - `row`: a trial has ended: `key`, `label`, `status`, `reason`, `done`, `total`, `left_s` (an
-      estimate), and every figure by the name of its column in the result table (see
-      `bench.report.frame.trial_record`).
+    - `row`: a trial has ended: `key`, `label`, `status`, `reason`, `flags` (what disturbed it;
+      empty if nothing did), `done`, `total`, `left_s` (an estimate), and every figure
+      by the name of its column in the result table (see `bench.report.frame.trial_record`).
     - `end`: `done` of `total` trials have rows, `complete` if that is all of them.
 
     Args:
@@ -120,7 +120,7 @@ class JsonDisplay:
 
     def row(self, row: Row) -> None:
         """See `bench.sweep.Observer`."""
-        from bench.report.frame import trial_record  # pandas: not before it is needed
+        from bench.report.frame import flags_of, trial_record  # pandas: not before it is needed
 
         self._rows.append(row)
         self._to_do = without(row.trial, self._to_do)
@@ -130,6 +130,7 @@ class JsonDisplay:
             "done": len(self._rows),
             "total": len(self._rows) + len(self._to_do),
             "left_s": remaining_s(self._to_do, self._rows),
+            "flags": flags_of(row) if row.result.status is Status.OK else "",
         }
         self.send("row", **(record | progress))
 

@@ -34,10 +34,17 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class ServerGoneError(Exception):
-    """The process that trials are forked from has ended unexpectedly."""
+    """The process that trials are forked from has ended unexpectedly.
 
-    def __init__(self) -> None:
-        super().__init__("the process that starts trials has ended unexpectedly")
+    Args:
+        code: Its exit code as in `subprocess`; `None` if it has not ended yet.
+    """
+
+    def __init__(self, code: int | None) -> None:
+        how = "closed its connection" if code is None else f"ended with exit code {code}"
+        if code is not None and code < 0:
+            how = f"was killed by {signal.Signals(-code).name}"
+        super().__init__(f"the process that starts trials {how}")
 
 
 def poll_ms(seconds: float) -> int:
@@ -180,9 +187,12 @@ class ForkServer:
             if not self._ready:
                 self._ready = "ready" in self.reply()
             pid = self.reply()["pid"]
-        except (OSError, ServerGoneError):
+        except ServerGoneError:
             os.close(read_fd)
-            raise ServerGoneError from None
+            raise
+        except OSError:
+            os.close(read_fd)
+            raise self._gone() from None
         finally:
             os.close(write_fd)
         os.set_blocking(read_fd, False)
@@ -201,9 +211,14 @@ class ForkServer:
         except ConnectionResetError:
             data = b""
         if not data:
-            raise ServerGoneError
+            raise self._gone()
         reply: dict[str, Any] = json.loads(data)
         return reply
+
+    def _gone(self) -> ServerGoneError:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=_FAREWELL_S)
+        return ServerGoneError(self._process.returncode)
 
     def close(self) -> None:
         """Ends the server, and a child that should still run with all that it has started."""

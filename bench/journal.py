@@ -181,20 +181,24 @@ def read(folder: Path) -> list[Row]:
     A torn last line (the writer was killed) is passed over.
 
     Raises:
-        UserError: There is no journal, or a line in it is not a row.
+        UserError: There is no journal, a line in it is not a row, or two rows cannot be compared.
     """
     path = folder / FILE_NAME
     if not path.is_file():
         raise UserError(f"{folder}: expected a folder with a {FILE_NAME} in it")
-    rows: dict[str, Row] = {}
+    found: dict[str, tuple[int, Row]] = {}
     first = 1
     with path.open("rb") as file, _no_collection():
         whole = (line for line in file if line.endswith(b"\n"))
         while lines := list(islice(whole, _AT_ONCE)):
-            for row in _rows(lines, path, first):
-                rows[row.trial.key] = row
+            for number, row in enumerate(_rows(lines, path, first), start=first):
+                found[row.trial.key] = number, row
             first += len(lines)
-    return list(rows.values())
+    rows = iter(found.values())
+    for line, reference in islice(rows, 1):
+        for number, row in rows:
+            check_comparable(reference, row, f"{path}, line {number} against line {line}")
+    return [row for _, row in found.values()]
 
 
 def _rows(lines: Sequence[bytes], path: Path, first: int) -> Iterator[Row]:

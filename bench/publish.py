@@ -61,8 +61,6 @@ def _reasons(folder: Path) -> Iterator[str]:
         yield "no trial ended well"
         return
     yield from _lacks(folder, rows)
-    for row in rows:
-        journal.check_comparable(rows[0], row, str(folder))
     yield from _provenance([row.environment for row in rows])
     if not (folder / search.FILE_NAME).exists():  # which tells of batch sizes, and not of speed
         yield from _noises(rows)

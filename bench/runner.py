@@ -122,6 +122,7 @@ class Runner:
 
         Raises:
             UserError: The answer is an error, or there was none.
+            ServerGoneError: There is no server to start a process.
         """
         try:
             server = self._running_server()
@@ -129,9 +130,9 @@ class Runner:
                 answer = self._answer(server, child)
                 if answer is None:
                     raise UserError(f"the trial's process does not start: {child.log_tail()}")
-        except ServerGoneError as error:
+        except ServerGoneError:
             self.new_round()  # the next question gets another server
-            raise UserError(str(error)) from None
+            raise
         if "error" in answer:
             raise UserError(answer["error"])
         return answer

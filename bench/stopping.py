@@ -59,7 +59,7 @@ class Run:
             Stop.CI_WIDTH: f"Measuring stopped after {count}, the last {CONFIRMING_ROUNDS} to "
             "confirm that every interval is narrow enough",
             Stop.MAX_TIME: f"Time was up after {count}",
-            Stop.ROUNDS: f"Measuring stopped after {count}, as many as were asked for",
+            Stop.ROUNDS: f"Measured {count}, all that were asked for",
             Stop.INTERRUPTED: f"Interrupted after {count}",
         }[self.stopped_by]
         if self.ci_width is not None:
@@ -82,6 +82,9 @@ def last(folder: Path) -> Run | None:
     """The latest run in a folder; `None` where none is recorded that can be read."""
     try:
         run = Run(**json.loads((folder / FILE_NAME).read_text().splitlines()[-1]))
+        numbers = (run.rounds, run.ci_width or 0.0, run.widest or 0.0)
+        if not all(isinstance(number, int | float) for number in numbers):
+            return None
         return replace(run, stopped_by=Stop(run.stopped_by))
     except (OSError, ValueError, TypeError, IndexError):
         return None

@@ -88,7 +88,7 @@ def supported(spec: SweepSpec, runner: Runner, device: str, note: Note) -> Sweep
     reasons = unsupported(spec, runner, device)
     names = [spec.workload.variant_name(axes) for axes in spec.variants]
     for reason, count in Counter(reasons.values()).items():
-        note(f"{count} of {len(names)} variants are left out: {reason}.")
+        note(f"Variants left out: {count} of {len(names)}: {reason}.")
     variants = tuple(
         axes for name, axes in zip(names, spec.variants, strict=True) if name not in reasons
     )

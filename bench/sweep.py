@@ -315,8 +315,12 @@ def earlier_rows(folder: Path) -> list[Row]:
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not there.is_dir():
         raise UserError(f"--out {folder}: expected a folder, {there} is a file")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise UserError(f"--out {folder}: {there} cannot be written")
+    probe = there / f".unet-bench-{os.getpid()}"
+    try:  # permissions alone do not tell: of /proc they allow everything to root
+        probe.mkdir()
+        probe.rmdir()
+    except OSError as error:
+        raise UserError(f"--out {folder}: {there} cannot be written: {error.strerror}") from None
     return journals.read_if_any(folder)
 
 

@@ -98,6 +98,8 @@ def test_the_best_baseline_is_the_one_to_beat(
     rows = described(BASELINES, **figures)  # whose MSE is 100
     told = [note for note in notes_of(rows) if "No better" in note]
     assert [note.startswith(f"No better than {best} ") for note in told] == [True] * bool(best)
+    perfect = 0.0 in figures.values()
+    assert ["too short a run" not in note for note in told] == [perfect] * bool(best)
     (one, *_) = configurations(rows, cells(*rows))
     assert one.baseline == best
 

@@ -44,8 +44,8 @@ def test_compiling_pays_from_the_images_on_whose_savings_outweigh_the_cold_compi
             "speedup": "~1.50x",
             "cold s": "42.0",
             "warm s": "3.2",
-            "break-even images": "12,600",
-            "break-even epochs": "12.6",
+            "break-even images": "~12,600",
+            "break-even epochs": "~12.6",
             "eager GiB": "2.00",
             "GiB": "2.00",
             "eager MSE": "80.0",
@@ -55,7 +55,8 @@ def test_compiling_pays_from_the_images_on_whose_savings_outweigh_the_cold_compi
     ]
     assert page.verdict == (
         "Compiling is shown to make no pair faster or slower on Some CPU; the best, fp32 at batch "
-        "4 with compile, was ~1.50x and pays after 12,600 images (12.6 epochs)."
+        "4 with compile, was ~1.50x and pays after 12,600 images (12.6 epochs), if that gain is "
+        "real."
     )
     assert page.bold == [True]
 
@@ -73,10 +74,21 @@ def test_what_compiling_made_slower_never_pays() -> None:
 
 
 def test_pairs_that_are_all_faster_are_counted_as_such() -> None:
-    others = [timed("bf16", 4, 200), timed("bf16+compile", 4, 220, 1, 10)]
-    page = compiled(EAGER, COMPILED, *others, images=10**6)
-    assert "compiling wins all 2 pairs" in page.verdict
-    assert "compiling wins all 2 pairs, at most by" in page.verdict
+    rows = [*in_six("fp32", 100), *in_six("fp32+compile", 150)]
+    rows += [*in_six("bf16", 200), *in_six("bf16+compile", 230)]
+    page = compiled(*rows, images=10**6)
+    assert page.verdict.endswith(
+        "compiling wins all 2 pairs, at most by 55.4 min (fp32 at batch 4 with compile)."
+    )
+    assert page_texts(page)[0]["winner over 1,000,000 images"] == "compiled by 55.4 min"
+
+
+def test_a_gain_that_is_not_shown_wins_no_run() -> None:
+    page = compiled(EAGER, COMPILED, SLOWER, images=10**6)
+    assert page.verdict.endswith(
+        "compiling wins no pair; in 1 of 2 pairs it may, but no speed-up is shown."
+    )
+    assert page_texts(page)[0]["winner over 1,000,000 images"] == "~compiled by 54.9 min"
 
 
 def in_six(variant: str, rate: float) -> list[Row]:
@@ -126,7 +138,7 @@ def test_the_sentence_names_the_best() -> None:
 def test_over_a_stated_run_the_cold_compile_counts(run: dict[str, float], winner: str) -> None:
     (text,) = page_texts(compiled(EAGER, COMPILED, **run))
     title = next(title for title in text if title.startswith("winner over "))
-    assert text[title] == winner
+    assert text[title] == f"~{winner}"  # of one round
 
 
 def test_a_stated_run_has_total_times_and_a_sentence() -> None:
@@ -137,10 +149,7 @@ def test_a_stated_run_has_total_times_and_a_sentence() -> None:
     assert first["saved_s"] == pytest.approx(80)
     assert second["saved_s"] == pytest.approx(366 - 300 - 36_600 / 90)
     assert page_texts(page)[0]["eager run"] == "6.1 min"
-    assert page.verdict.endswith(
-        "Over 36.6 epochs, compiling wins 1 of 2 pairs, at most by 80.0 s (fp32 at batch 4 with "
-        "compile)."
-    )
+    assert "Over 36.6 epochs, compiling wins no pair; in 1 of 2 pairs it may" in page.verdict
     lost = compiled(EAGER, COMPILED, SLOWER, images=1000).verdict
     assert lost.endswith("Over 1,000 images, compiling wins no pair: eager is done sooner.")
 
@@ -222,7 +231,7 @@ def test_a_pair_that_crashed_in_a_round_is_not_judged() -> None:
     crash = of_today("fp32+compile", 4, failed(Status.CRASH), round=1)
     page = compiled(EAGER, COMPILED, crash)
     assert page_texts(page)[0]["speedup"] == "~1.50x"
-    assert page_texts(page)[0]["status"] == "crash 1/2"
+    assert page_texts(page)[0]["status"] == "ok 1/2, crash 1/2"
     assert "nothing can be said" in page.verdict
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from bench.display import LineDisplay, make_display
+from bench.display import LineDisplay, make_display, summary
 from bench.events import JsonDisplay
 from bench.live import LiveDisplay
 from tests.displays import Clock, Stage, Terminal, failed, measured, reading, trials
@@ -56,7 +56,7 @@ def test_a_reason_is_shown_as_it_is(reason: str, clock: Clock) -> None:
                 assert line.endswith(reason)
             display.row(failed(toy_trial(round=1), reason=reason))
     assert pipe.getvalue().splitlines() == [
-        "64 frames ready",
+        "64 frames processed",
         reason,
         "1 of 2 trials are done already.",
         f"[2/2] none b4 round 1: crash, {reason}",
@@ -77,6 +77,13 @@ def test_a_pipe_tells_how_long_it_will_take() -> None:
         "[1/3, about 3 min left",
         "[2/3, about 1 min 30 s left",
     ]
+
+
+def test_a_row_that_something_disturbed_says_so_at_once() -> None:
+    row = measured(trials(1)[0])
+    assert "flagged" not in summary(row)
+    row.result.step_phase_s[-2] = [0.001, 100.0, 0.02, 0.003]
+    assert summary(row).endswith(", flagged: the machine was busy")
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])

@@ -338,6 +338,23 @@ def test_rows_that_cannot_be_compared_are_refused_with_the_key(name: str) -> Non
         assert "\n" not in str(caught.value)
 
 
+def test_a_journal_of_rows_that_cannot_be_compared_is_refused_with_the_line(
+    tmp_path: Path,
+) -> None:
+    rows = [row_of(toy_trial(round=number)) for number in range(3)]
+    other = replace(rows[2], environment={**rows[2].environment, "cpu_model": "Another"})
+    lines = [row.to_line() for row in (*rows[:2], other)]
+    path = tmp_path / FILE_NAME
+    path.write_text("".join(lines))
+    with pytest.raises(UserError) as caught:
+        read(tmp_path)
+    assert str(caught.value).startswith(
+        f"{path}, line 3 against line 1: environment.cpu_model is None there and 'Another' here"
+    )
+    path.write_text("".join([*lines, rows[2].to_line()]))  # which replaces it
+    assert read(tmp_path) == rows
+
+
 def test_what_rows_of_old_do_not_record_is_as_good_as_nothing() -> None:
     today = row_of(toy_trial(), environment=dict.fromkeys(COMPARABLE))
     old = replace(

@@ -67,17 +67,29 @@ def test_a_flagged_rung_is_no_ground_to_stand_on() -> None:
     assert "+bf16 over fp32" in page.verdict
 
 
+def test_a_step_that_only_undoes_a_loss_has_not_brought_the_most() -> None:
+    rows = [timed("fp32", 4, 100), timed("bf16", 4, 50), timed("bf16+channels_last", 4, 95)]
+    assert "brought the most" not in view("ladder", *rows).verdict
+    page = view("ladder", *rows, timed("fp32+compile", 4, 110))
+    assert "the step that brought the most was" in page.verdict
+    assert "over bf16+channels_last at batch 4: ~1.16x" in page.verdict
+
+
 def test_nothing_is_compared_with_a_flagged_first_rung() -> None:
     first = timed("fp32+compile", 4, 99, found={"in_window": 1})
     page = view("ladder", first, timed("bf16", 4, 15), timed("tf32", 4, 12))
-    assert [text["vs first"] for text in page_texts(page)] == ["not measured"] * 3
+    assert [text["vs first"] for text in page_texts(page)] == ["not comparable"] * 3
     assert page.verdict == "Fastest here: bf16 at batch 4 with 15.0 images/s."
 
 
 def test_without_the_first_rung_nothing_is_compared_with_it() -> None:
     rows = [of_today("fp32", 4, failed(Status.OOM)), timed("bf16", 4, 15), timed("tf32", 4, 12)]
     page = view("ladder", *rows)
-    assert [text["vs first"] for text in page_texts(page)] == ["-", "not measured", "not measured"]
+    assert [text["vs first"] for text in page_texts(page)] == [
+        "-",
+        "not comparable",
+        "not comparable",
+    ]
     assert [text["change"] for text in page_texts(page)] == ["fp32", "bf16", "bf16 -> tf32"]
     assert page.verdict == "Fastest here: bf16 at batch 4 with 15.0 images/s."
 

@@ -113,7 +113,7 @@ def test_what_is_not_supported_is_left_out_with_a_note_where_asked(tmp_path: Pat
     assert sweep.run(toy_plan(tmp_path / "out", **MIXED, unsupported="skip"), recorder)
     assert recorder.began == (2, 0)
     assert recorder.ran() == ["none b4", "none+sweet b4"]
-    assert recorder.notes == ["2 of 4 variants are left out: cpu cannot do this."]
+    assert recorder.notes == ["Variants left out: 2 of 4: cpu cannot do this."]
 
 
 def test_a_sweep_of_nothing_that_is_supported_is_a_mistake(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def test_the_certified_batches_and_why_they_are_no_larger() -> None:
     assert plain["batch"] == "21"
     assert plain["peak GiB"] == "7.40"
     assert plain["limited by"] == "memory"
-    assert plain["next"] == "22: 7.70 GiB"
+    assert plain["next"] == "22: 7.70 GiB, too close"
     assert fast["batch"] == "40"
     assert fast["vs seed"] == "~3.00x"
     assert fast["predicted GiB"] == "7.40"

@@ -28,6 +28,24 @@ def test_a_folder_that_cannot_be_one_is_refused_alike(
     assert path.read_text() == "precious"
 
 
+@pytest.mark.parametrize("command", ["plan", "sweep"])
+def test_a_folder_that_cannot_be_made_is_refused_alike(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # There permissions allow root everything, and the file system nothing.
+    code, printed, error = main([command, "quick", "--device", "cpu", "--out", "/proc/x"], capsys)
+    assert (code, printed) == (2, "")
+    assert error.startswith("unet-bench: --out /proc/x: /proc cannot be written: ")
+
+
+def test_a_plan_leaves_nothing_in_the_folder_above(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["plan", "quick", "--device", "cpu", "--out", str(tmp_path / "out")]
+    assert main(words, capsys)[0] == 0
+    assert not list(tmp_path.iterdir())
+
+
 def test_plan_refuses_an_empty_folder_name(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "quick", "--out", ""], capsys)[0] == 2
 

@@ -121,8 +121,8 @@ def test_what_costs_quality_by_the_estimate_is_not_chosen() -> None:
     assert chosen(found) == "fp32 at batch 16"
     assert found.page.verdict == (
         "Use fp32 at batch 16: 100.0 images/s in 2.00 of 8 GiB, final MSE 100.0. It is the seed's "
-        "setup at the largest power of two measured; nothing else that fits is faster without "
-        "costing quality."
+        "setup at the largest power of two measured; nothing else that fits is shown to be "
+        "faster without costing quality."
     )
 
 

@@ -12,18 +12,17 @@ import pytest
 # Answers as an interpreter would, makes a "virtual environment" with a copy of itself, and notes
 # installations. While the file exists: with `broken` pip fails, with `no_ensurepip` making an
 # environment fails before pip is in it, and with `cut_off` everything is killed at that moment.
-STAND_IN = f"""#!/bin/sh
-home={{home}}
+STAND_IN = """#!/bin/sh
+home={home}
 case "$1 $2" in
     "-c import sys; sys.exit"*)
-        [ ! -e $home/interrupted ] || {{{{ kill -INT $PPID; exit 1; }}}}
+        [ ! -e $home/interrupted ] || {{ kill -INT $PPID; exit 1; }}
         exit 0 ;;
-    "-c import hashlib"*) shift; exec {sys.executable} -c "$@" ;;
     "-m venv") mkdir -p "$4/bin"; cp "$0" "$4/bin/python"
         [ ! -e $home/no_ensurepip ] || exit 1
         [ ! -e $home/cut_off ] || kill -KILL $PPID $$
         : >"$4/bin/pip" ;;
-    "-m pip") [ -e "${{{{0%/*}}}}/pip" ] || {{{{ echo "No module named pip" >&2; exit 1; }}}}
+    "-m pip") [ -e "${{0%/*}}/pip" ] || {{ echo "No module named pip" >&2; exit 1; }}
         [ ! -e $home/broken ] || exit 1
         for last; do :; done
         echo "$last" >>$home/installs ;;
@@ -47,7 +46,7 @@ def checkout(tmp_path: Path, repository: Path) -> Path:
         shutil.copy(repository / name, checkout)
     programs = tmp_path / "bin"
     programs.mkdir()
-    for name in ("bash", "readlink", "dirname", "grep", "mkdir", "cp", "mv", "rm", "sh"):
+    for name in ("bash", "readlink", "dirname", "grep", "cksum", "mkdir", "cp", "mv", "rm", "sh"):
         programs.joinpath(name).symlink_to(str(shutil.which(name)))
     executable(programs / "python3", STAND_IN.format(home=tmp_path))
     return checkout

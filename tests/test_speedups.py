@@ -237,6 +237,14 @@ def test_the_baseline_fits_in_all_rounds() -> None:
     found = {(cell["variant"], cell["batch_size"]): cell for cell in cells(*rows)}
     assert found["bf16", 16]["speedup_vs_seed"] == pytest.approx(150 / 90)
     assert any("batch 8, the largest power of two that fits" in note for note in notes_of(rows))
+    # Nor is it the baseline at its own batch: it does not fit there.
+    for cell in found["fp32", 16], found["bf16", 16]:
+        assert cell["speedup"] != cell["speedup"]  # not a number
+    text = next(
+        text for text in texts(*rows) if text["variant"] == "fp32" and text["batch"] == "16"
+    )
+    assert (text["speedup"], text["status"]) == ("not comparable", "ok 1/5, oom 4/5")
+    assert "plain" not in verdict(cell_frame(rows))
     lines = {line["variant"]: line for line in page_lines(view("largest-batch", *rows))}
     assert lines["fp32"]["largest_batch"] == 8
     assert lines["fp32"]["speedup_vs_seed"] == 1

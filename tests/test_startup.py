@@ -44,6 +44,18 @@ def closing(numbers: Sequence[int]) -> Callable[[], None]:
 
 # Streams.
 
+
+def test_what_an_encoding_has_no_letter_for_is_printed_by_its_number() -> None:
+    code = "from bench import startup; startup.prepare(); print('\u00b1 5')"
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        env=without(PYTHONIOENCODING="ascii"),
+        capture_output=True,
+        check=True,
+    )
+    assert found.stdout == b"\\xb1 5\n"
+
+
 LOOK = """
 import json, os, sys
 from bench import startup

@@ -141,7 +141,13 @@ def test_each_run_adds_a_line(tmp_path: Path) -> None:
     assert stopping.last(tmp_path) is None
 
 
-@pytest.mark.parametrize("tail", ["{", "[]\n", '{"stopped_by": "boredom"}\n', "\n"])
+BAD_TYPE = (
+    '{"command": "c", "started_at": "", "ended_at": "", "stopped_by": "rounds", "rounds": 1, '
+    '"ci_width": "1%", "widest": null}\n'
+)
+
+
+@pytest.mark.parametrize("tail", ["{", "[]\n", '{"stopped_by": "boredom"}\n', "\n", BAD_TYPE])
 def test_a_run_that_cannot_be_read_is_as_if_it_were_not_there(tail: str, tmp_path: Path) -> None:
     path = tmp_path / stopping.FILE_NAME
     path.write_text(tail)

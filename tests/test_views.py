@@ -180,6 +180,6 @@ def test_epochs_need_the_size_of_the_training_set() -> None:
     frame["train_size"] = pd.NA
     page = views.page(frame, "compiled-vs-eager", images=1000)
     assert page_texts(page)[0]["break-even epochs"] == "not measured"
-    assert page.verdict.split(". Over")[0].endswith("pays after 12,600 images")
+    assert page.verdict.split(". Over")[0].endswith("after 12,600 images, if that gain is real")
     with pytest.raises(ValueError, match="--epochs 5: the rows do not tell how many images"):
         views.page(frame, "compiled-vs-eager", epochs=5)

@@ -6,6 +6,7 @@ from typing import cast
 import pandas as pd
 
 from bench.report import Record
+from bench.trial import Status
 
 
 def records(frame: pd.DataFrame) -> list[Record]:
@@ -44,9 +45,18 @@ def label(cell: Record) -> str:
 
 
 def status_text(cell: Record) -> str:
-    """How a cell ended, in how many of its rounds, and whether it is flagged."""
-    rounds = f" {cell['rounds_ok']}/{cell['rounds']}" if cell["rounds"] > 1 else ""
-    return f"{cell['status']}{rounds}{', flagged' if cell['flags'] else ''}"
+    """How the rounds of a cell ended, such as "ok 4/5, oom 1/5", and whether it is flagged."""
+    total = f"/{cell['rounds']}"
+    parts = [
+        f"{status} {count}{total}" if cell["rounds"] > 1 else status
+        for status, count in json.loads(cell["outcomes"]).items()
+    ]
+    return ", ".join([*parts, *(["flagged"] if cell["flags"] else [])])
+
+
+def ran_out_of_memory(cell: Record) -> bool:
+    """Whether any round of a cell did, or a smaller batch of the same variant."""
+    return not {Status.OOM, Status.IMPLIED_OOM}.isdisjoint(json.loads(cell["outcomes"]))
 
 
 def is_measured(cell: Record | None) -> bool:

@@ -195,7 +195,7 @@ class Candidates:
             if self._apart():
                 others = "of what can be compared with it, nothing else"
             text += f"{rate_text(self.rates[best])} images/s in {taken}, {mse}. It is "
-            text += f"{self._setup()}; {others} is faster without costing quality."
+            text += f"{self._setup()}; {others} is shown to be faster without costing quality."
             if best.baseline:
                 text += f" But it is no better than {best.baseline}: nothing is told of quality."
         else:

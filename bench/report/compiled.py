@@ -7,6 +7,7 @@ import pandas as pd
 
 from bench.errors import UserError
 from bench.report import Record
+from bench.report.contrast import MARKS
 from bench.report.notes import compile_seconds_note
 from bench.report.page import Column, Page, ratio_text
 from bench.report.pairs import (
@@ -24,8 +25,8 @@ from bench.report.pairs import (
 NAME = "compiled-vs-eager"
 
 _BREAK_EVEN_NOTE = (
-    "Break-even: cold compile seconds / seconds saved per image; where the speed-up is small, it "
-    "is as uncertain as that."
+    "Break-even: cold compile seconds / seconds saved per image; as uncertain as the speed-up, and "
+    "marked like it."
 )
 
 _EVEN_S = 0.05
@@ -85,8 +86,8 @@ def compiled_vs_eager(cells: list[Record], run: RunLength | None) -> Page:
             line.update(_totals(line, run))
     cold = Column("cold_compile_s", "cold\ns", "{:.1f}".format, needs=("images_per_s",))
     warm = Column("warm_compile_s", "warm\ns", "{:.1f}".format, needs=("images_per_s",))
-    images = Column("break_even_images", "break-even\nimages", _count, needs=BOTH)
-    epochs = Column("break_even_epochs", "break-even\nepochs", _count, needs=BOTH)
+    images = _MarkedColumn("break_even_images", "break-even\nimages", _count, needs=BOTH)
+    epochs = _MarkedColumn("break_even_epochs", "break-even\nepochs", _count, needs=BOTH)
     totals = [
         Column("twin_run_s", f"{plain}\nrun", duration, needs=BOTH),
         Column("run_s", "compiled\nrun", duration, needs=BOTH),
@@ -103,13 +104,24 @@ def compiled_vs_eager(cells: list[Record], run: RunLength | None) -> Page:
                 return "even"
             return f"{'compiled' if saved_s > 0 else plain} by {duration(abs(saved_s))}"
 
-        columns += [*totals, Column("saved_s", f"winner over\n{run}", winner, needs=BOTH)]
+        columns += [*totals, _MarkedColumn("saved_s", f"winner over\n{run}", winner, needs=BOTH)]
         dispensable = [warm, epochs, rates[0], *totals, *less, images]
 
     def sentence(lines: list[Record]) -> str:
         return " ".join([_verdict(lines), *([_winners(lines, run, plain)] if run else [])])
 
     return pairs.page(columns, dispensable, sentence, [compile_seconds_note(), _BREAK_EVEN_NOTE])
+
+
+class _MarkedColumn(Column):
+    """A figure that follows from a speed-up above 1, and is no more certain than that."""
+
+    def text(self, record: Record) -> str:
+        """See `Column.text`."""
+        text = super().text(record)
+        if pd.isna(record[self.name]) or record["speedup"] <= 1:
+            return text
+        return f"{MARKS.get(record['speedup_verdict'], '')}{text}"
 
 
 def _costs(pair: Pair, line: Record) -> Record:
@@ -159,7 +171,8 @@ def _pays(line: Record) -> str:
     if pd.isna(images):
         return "pays after a length that is not known: no cold compile was measured"
     length = f" ({_count(epochs)} epochs)" if pd.notna(epochs) else ""
-    return f"pays after {_count(images)} images{length}"
+    unproven = "" if line["speedup_verdict"] == "faster" else ", if that gain is real"
+    return f"pays after {_count(images)} images{length}{unproven}"
 
 
 def _winners(lines: list[Record], run: RunLength, plain: str) -> str:
@@ -169,14 +182,19 @@ def _winners(lines: list[Record], run: RunLength, plain: str) -> str:
         for line in compared(lines)
         if pd.notna(line["saved_s"]) or line["break_even_images"] == math.inf
     ]
-    wins = [line for line in decided if line["saved_s"] is not None and line["saved_s"] > 0]
     if not decided:
         return f"Which is faster over {run} is not known."
+    sooner = [line for line in decided if line["saved_s"] is not None and line["saved_s"] > 0]
+    wins = [line for line in sooner if line["speedup_verdict"] == "faster"]
     text = f"Over {run}, compiling wins {of_pairs(len(wins), len(decided))}"
-    if not wins:
-        return f"{text}: {plain} is done sooner."
-    top = max(wins, key=lambda line: float(line["saved_s"]))
-    return f"{text}, at most by {duration(top['saved_s'])} ({_name(top)})."
+    if wins:
+        top = max(wins, key=lambda line: float(line["saved_s"]))
+        text += f", at most by {duration(top['saved_s'])} ({_name(top)})"
+    elif not sooner:
+        text += f": {plain} is done sooner"
+    if unproven := len(sooner) - len(wins):
+        text += f"; in {of_pairs(unproven, len(decided))} it may, but no speed-up is shown"
+    return f"{text}."
 
 
 def _name(line: Record) -> str:
@@ -186,7 +204,7 @@ def _name(line: Record) -> str:
 def _count(number: float) -> str:
     if number == math.inf:
         return "never"
-    return f"{number:.1f}" if number < 100 else f"{number:,.0f}"
+    return f"{number:.1f}" if number < 100 else f"{float(f'{number:.3g}'):,.0f}"
 
 
 def duration(seconds: float) -> str:

@@ -13,7 +13,7 @@ from bench.budget import GIB
 from bench.journal import Row
 from bench.report import Record
 from bench.report.baselines import to_beat
-from bench.report.cells import by_settings
+from bench.report.cells import by_settings, ran_out_of_memory
 from bench.report.figures import rates_of
 from bench.report.frame import trial_record
 from bench.report.speedups import baseline_batch, compared_rates, may_win
@@ -79,7 +79,7 @@ class Configuration:
     @property
     def ran_out_of_memory(self) -> bool:
         """Whether it did, or a smaller batch of the same variant."""
-        return any(cell["status"] in (Status.OOM, Status.IMPLIED_OOM) for cell in self.cells)
+        return any(map(ran_out_of_memory, self.cells))
 
     @property
     def is_plain(self) -> bool:

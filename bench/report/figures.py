@@ -162,11 +162,12 @@ def harm(figure: Figure, verdict: Verdict, limit: float) -> Harm:
         return Harm(share, None, within=False)
     if judgement.strict is None:
         return Harm(share, None, within=None)
-    most = max(map(figure.harm, (judgement.strict.low, judgement.strict.high)))
+    low, high = judgement.strict.low, judgement.strict.high
+    if not low or math.isinf(high):  # of an unknown drift
+        return Harm(share, None, within=None)
+    most = max(map(figure.harm, (low, high)))
     quiet = judgement.direction is Direction.SAME or math.expm1(verdict.floor) < limit
-    return Harm(
-        share, None if math.isinf(most) else most, within=True if most < limit and quiet else None
-    )
+    return Harm(share, most, within=True if most < limit and quiet else None)
 
 
 def judge_gate(gate: Gate, pair: Pair, verdict: Verdict | None) -> tuple[bool | None, str]:

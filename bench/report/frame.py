@@ -17,7 +17,7 @@ import pandas as pd
 from bench.budget import GIB
 from bench.environment import RECORDED_LATER
 from bench.errors import UserError
-from bench.journal import Row, check_comparable
+from bench.journal import Row
 from bench.monitor import cpu_percent, window_of
 from bench.noise import of_row
 from bench.report import Record, compilation, disturbance, scaling
@@ -65,16 +65,16 @@ THRASHING_FLAG = "runs only by thrashing: the allocator had to free its cache an
 
 _RETRIES = ("first_step_alloc_retries", "alloc_retries")
 
-# What a cell is called when its rounds ended differently: the first of these that occurred.
-_WORST_FIRST = (
-    Status.CRASH,
-    Status.OOM,
-    Status.IMPLIED_OOM,
-    Status.TIMEOUT,
-    Status.DIVERGED,
-    Status.UNSUPPORTED,
-    Status.INTERRUPTED,
+# What a cell is called when its rounds ended differently: the last of these that occurred.
+_BEST_FIRST = (
     Status.OK,
+    Status.INTERRUPTED,
+    Status.UNSUPPORTED,
+    Status.DIVERGED,
+    Status.TIMEOUT,
+    Status.IMPLIED_OOM,
+    Status.OOM,
+    Status.CRASH,
 )
 
 
@@ -83,13 +83,14 @@ def cell_frame(rows: Sequence[Row]) -> pd.DataFrame:
 
     Rates and their ratios are geometric means with intervals; all else are medians.
 
+    Args:
+        rows: That may be compared, as those of a journal; see `bench.journal.read`.
+
     Raises:
-        UserError: There are no rows, or they cannot be compared, naming the key that differs.
+        UserError: There are no rows.
     """
     if not rows:
         raise UserError("the journal holds no rows yet")
-    for row in rows[1:]:
-        check_comparable(rows[0], row, "journal")
     groups: dict[tuple[object, ...], list[Record]] = {}
     for record in map(trial_record, rows):
         groups.setdefault(tuple(record[name] for name in CELL), []).append(record)
@@ -130,7 +131,7 @@ def cell_frame(rows: Sequence[Row]) -> pd.DataFrame:
 
 def _cell(group: Sequence[Record], medians: Sequence[str]) -> Record:
     statuses = [record["status"] for record in group]
-    worst = next(status for status in _WORST_FIRST if status in statuses)
+    worst = max(statuses, key=_BEST_FIRST.index)
     good = [record for record in group if record["status"] == Status.OK]
     cell = {name: value for name, value in group[0].items() if name not in ("key", "round")}
     cell |= {name: median(known) if (known := _known(good, name)) else None for name in medians}
@@ -163,7 +164,13 @@ def _cell(group: Sequence[Record], medians: Sequence[str]) -> Record:
         "status": worst,
         "reason": group[statuses.index(worst)]["reason"],
         "rounds": len(group),
+        "outcomes": json.dumps({s: statuses.count(s) for s in _BEST_FIRST if s in statuses}),
     }
+
+
+def flags_of(row: Row) -> str:
+    """What flags a trial that ended well; empty if nothing does."""
+    return str(_cell([trial_record(row)], _MEDIAN)["flags"])
 
 
 def _known(records: Sequence[Record], name: str) -> list[Any]:

@@ -56,6 +56,7 @@ _KEPT = (
     "flags",
     "rounds",
     "rounds_ok",
+    "outcomes",
     "fastest",
     "seed",
     "settings",
@@ -187,15 +188,24 @@ def _sentence(words: str, lines: list[Record]) -> str:
     )
     if best["variant"] != best["first_variant"] and pd.notna(best["speedup_vs_first"]):
         text += f", {ratio_text(best, _FIRST)} {best['first_variant']}, the first rung"
-    steps = [
-        line
-        for line in lines
-        if line["status"] == Status.OK and not line["flags"] and pd.notna(line["speedup_vs_before"])
-    ]
-    top = max(steps, key=lambda line: float(line["speedup_vs_before"]), default=None)
-    if top is not None and top["speedup_vs_before"] > 1:
+    top = max(_gains(lines), key=lambda line: float(line[_BEFORE]), default=None)
+    if top is not None and top[_BEFORE] > 1:
         text += (
             f"; the step that brought the most was {top['change']} over {top['before_variant']} "
             f"at batch {top['batch_size']}: {ratio_text(top, _BEFORE)}"
         )
     return text + "."
+
+
+def _gains(lines: list[Record]) -> list[Record]:
+    """The steps to a rung that is faster than all before it: others only undo a loss."""
+    found: list[Record] = []
+    best: dict[tuple[int, int], float] = {}
+    for line in lines:
+        if line["status"] != Status.OK or line["flags"]:
+            continue
+        place, rate = (line["seed"], line["batch_size"]), line["images_per_s"]
+        if pd.notna(line[_BEFORE]) and rate > best.get(place, 0.0):
+            found.append(line)
+        best[place] = max(rate, best.get(place, 0.0))
+    return found

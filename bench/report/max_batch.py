@@ -111,7 +111,7 @@ def _next(line: Record) -> str:
         return NOT_MEASURED
     told = line["next_status"]
     if told == Status.OK and pd.notna(line["next_gib"]):
-        told = f"{line['next_gib']:.2f} GiB"
+        told = f"{line['next_gib']:.2f} GiB, too close"
     return f"{line['next_batch']}: {told}"
 
 

@@ -40,6 +40,7 @@ _KEPT = (
     "flags",
     "rounds",
     "rounds_ok",
+    "outcomes",
     "seed",
     "settings",
 )
@@ -70,11 +71,12 @@ def memory(cells: list[Record]) -> Page:
         json.loads(cell["settings"]) | {name: cell[name] for name in _KEPT} | _audit(cell)
         for cell in cells
     ]
+    columns = [column for column in _COLUMNS if any(column.text(line) != "-" for line in lines)]
     texts = {
         "variant": [str(line["variant"]) for line in lines],
         "batch": [str(line["batch_size"]) for line in lines],
         **{name: [str(line[name]) for line in lines] for name in differing(lines, "seed")},
-        **{column.title: [column.text(line) for line in lines] for column in _COLUMNS},
+        **{column.title: [column.text(line) for line in lines] for column in columns},
         **_predicted(lines),
         "budget is": [_mode(line) for line in lines],
         "status": [status_text(line) for line in lines],
@@ -136,7 +138,7 @@ def _errors(lines: list[Record]) -> list[str]:
         for line in judged
         if line["prediction_is_bound"] and line["prediction_error_percent"] < 0
     ]
-    found = [f"Predicted less measured, of measured: {'; '.join(texts)}."] if texts else []
+    found = [f"Prediction errors, of what training adds: {'; '.join(texts)}."] if texts else []
     if exceeded:
         found.append(f"Beyond the bound: {names(exceeded)}.")
     return found

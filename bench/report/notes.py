@@ -110,7 +110,7 @@ def caution_notes(cells: list[Record]) -> list[str]:
         f"{label(cell)}: steps took {cell['slowdown']:.1f}x their median on average: something "
         "else ran beside it."
         for cell in cells
-        if pd.notna(cell["slowdown"]) and cell["slowdown"] > BUSY
+        if pd.notna(cell["slowdown"]) and cell["slowdown"] > BUSY and not cell["rounds_busy"]
     ]
     found += disturbance.notes(cells)
     found += [

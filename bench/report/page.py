@@ -14,6 +14,7 @@ from bench.report.contrast import MARKS
 
 NOT_MEASURED = "not measured"
 NOT_READABLE = "not readable"
+NOT_COMPARABLE = "not comparable"
 
 LEFT = ("variant", "mode", "precision", "change", "case", "by", "role", "status")
 """Titles of columns that hold words."""
@@ -47,8 +48,14 @@ class Column:
         return self.absent if all(pd.notna(record[name]) for name in self.needs) else "-"
 
 
+@dataclass(frozen=True)
 class RatioColumn(Column):
-    """A ratio, marked where it is not shown to be a difference."""
+    """A ratio, marked where it is not shown to be a difference.
+
+    It is absent where what was measured has no baseline that counts, or shares no round with it.
+    """
+
+    absent: str = NOT_COMPARABLE
 
     def text(self, record: Record) -> str:
         """See `Column.text`."""
@@ -101,7 +108,8 @@ class Page:
         frame: All figures, under the names of `results/README.md`.
         columns: The printed table: title -> its texts.
         bold: For each row, whether it stands out.
-        dispensable: Titles that may be left out of a narrow terminal, the first one first.
+        dispensable: Titles that may be left out of a narrow terminal, the first one first; those
+            that the table does not have count for nothing.
         verdict: What follows from the table, in plain words.
         notes: What a reader must know to take it for what it is.
     """
@@ -175,7 +183,7 @@ def _too_many(widths: dict[str, int], dispensable: list[str], width: int) -> lis
     excess = sum(widths.values()) - width
     hidden = []
     for title in dispensable:
-        if excess > 0:
+        if excess > 0 and title in widths:
             hidden.append(title)
             excess -= widths[title]
     for title in reversed(hidden.copy()):  # a wide column that had to go may have left room

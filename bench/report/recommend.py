@@ -105,6 +105,7 @@ def _page(cells: list[Record], lines: list[Record], groups: Sequence[Candidates]
             "All learn from the same samples: a larger batch takes fewer steps.",
             "The seed's setup is what one has without any switch: the plain network at its largest "
             "power-of-two batch. (Seeds are those of random numbers.)",
+            "GiB: the most that its process took of the budget, in any round.",
             *verdict_notes(lines, "ratio"),
             *(note for group in groups for note in group.notes),
             *(f"{one.label}: {one.cells[0]['command']}" for one in told),

@@ -9,7 +9,7 @@ from statistics import fmean
 import pandas as pd
 
 from bench.report import Record
-from bench.report.cells import label
+from bench.report.cells import label, ran_out_of_memory
 from bench.report.contrast import judge_all, of_cells, ratios
 from bench.trial import Status
 
@@ -65,7 +65,7 @@ def add_speedups(cells: Sequence[Record]) -> None:
         plain = {
             other["batch_size"]: other
             for other in comparable[_place(cell)]
-            if other["rounds_ok"] and not other["flags"]
+            if other["rounds_ok"] and not other["flags"] and not ran_out_of_memory(other)
         }
         baseline = plain.get(baselines[cell["settings"]])
         cell["seed_batch_size"] = baseline["batch_size"] if baseline else None

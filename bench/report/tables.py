@@ -12,7 +12,14 @@ from bench import journal, stopping
 from bench.journal import Row
 from bench.report import Record
 from bench.report.baselines import described, to_beat
-from bench.report.cells import by_settings, differing, records, status_text, where
+from bench.report.cells import (
+    by_settings,
+    differing,
+    ran_out_of_memory,
+    records,
+    status_text,
+    where,
+)
 from bench.report.frame import cell_frame
 from bench.report.notes import (
     FEW,
@@ -35,7 +42,7 @@ from bench.report.page import (
 from bench.report.pairs import ratio
 from bench.report.speedups import all_seeds, ended_well, may_win, mean_rate, plain_by_place
 from bench.stats import LEAST_ROUNDS
-from bench.trial import Status, rate_text
+from bench.trial import rate_text
 
 _MEASURED = ("images_per_s",)
 
@@ -72,7 +79,7 @@ def page(frame: pd.DataFrame) -> Page:
         frame,
         columns,
         [bool(cell["fastest"]) for cell in cells],
-        [title for title in _dispensable(cells) if title in columns],
+        _dispensable(cells),
         verdict(frame),
         notes(frame),
     )
@@ -255,10 +262,17 @@ def _no_better_notes(cells: list[Record]) -> list[str]:
         if baseline and cell["final_mse"] >= baseline.value:
             poor.setdefault(baseline.words, []).append(cell)
     return [
-        f"No better than {words} (too short a run, or validation frames too different), so that "
-        f"their MSE says nothing of quality: {names(group)}."
+        f"No better than {words} ({_why_no_better(group)}), so that their MSE says nothing of "
+        f"quality: {names(group)}."
         for words, group in poor.items()
     ]
+
+
+def _why_no_better(cells: list[Record]) -> str:
+    """Why cells may not have beaten their best baseline."""
+    if any((found := to_beat(cell)) and found.value == 0 for cell in cells):
+        return "whose error is 0: nothing can be better"
+    return "too short a run, or validation frames too different"
 
 
 def _round_notes(cells: list[Record]) -> list[str]:
@@ -281,8 +295,7 @@ def _seed_notes(cells: list[Record]) -> list[str]:
     too_large = {  # in any seed
         (cell["settings"], cell["batch_size"])
         for cell in cells
-        if cell["variant"] == cell["plain_variant"]
-        and cell["status"] in (Status.OOM, Status.IMPLIED_OOM)
+        if cell["variant"] == cell["plain_variant"] and ran_out_of_memory(cell)
     }
     found: list[str] = []
     for cell in cells:
