@@ -194,11 +194,17 @@ def read(folder: Path) -> list[Row]:
             for number, row in enumerate(_rows(lines, path, first), start=first):
                 found[row.trial.key] = number, row
             first += len(lines)
-    rows = iter(found.values())
-    for line, reference in islice(rows, 1):
+    rows = list(found.values())
+    for line, reference in rows[:1]:
+        common = reference.circumstances
         for number, row in rows:
-            check_comparable(reference, row, f"{path}, line {number} against line {line}")
-    return [row for _, row in found.values()]
+            if row.circumstances != common:
+                name, (there, here) = next(iter(differences(reference, row).items()))
+                raise UserError(
+                    f"{path}, line {number}: {name} is {here!r}, and {there!r} in line {line}; "
+                    f"rows that cannot be compared need another folder (--out)"
+                )
+    return [row for _, row in rows]
 
 
 def _rows(lines: Sequence[bytes], path: Path, first: int) -> Iterator[Row]:
@@ -209,15 +215,16 @@ def _rows(lines: Sequence[bytes], path: Path, first: int) -> Iterator[Row]:
         path: The journal, for the message.
         first: The number of the first of these lines.
     """
-    parsed = []
-    for number, line in enumerate(lines, start=first):
-        with _at(path, number):
+    number = first
+    try:
+        parsed = []
+        for number, line in enumerate(lines, start=first):  # noqa: B007 (told below)
             parsed.append(_parse(line))
-    make = Row.from_json if _schema()(parsed) else Row._of_checked
-    for number, one in enumerate(parsed, start=first):
-        with _at(path, number):
-            row = make(one)
-        yield row
+        make = Row.from_json if _schema()(parsed) else Row._of_checked
+        for number, one in enumerate(parsed, start=first):  # noqa: B007 (likewise)
+            yield make(one)
+    except UserError as error:
+        raise UserError(f"{path}, line {number}: {error}") from None
 
 
 @contextlib.contextmanager
@@ -230,14 +237,6 @@ def _no_collection() -> Iterator[None]:
     finally:
         if was_on:
             gc.enable()
-
-
-@contextlib.contextmanager
-def _at(path: Path, number: int) -> Iterator[None]:
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"{path}, line {number}: {error}") from None
 
 
 def _not_json(name: str) -> None:

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -86,11 +87,14 @@ def of_row(row: Row) -> Noise | None:
     wanted = class_of(row), dict(row.trial.settings), window_of(row.trial)
     cells = (row.environment.get("noise") or {}).get("cells", [])
     found = (
-        paired_noise(cell["images_per_s"])
+        _paired_noise(tuple(cell["images_per_s"]))
         for cell in cells
         if (cell["class"], cell["settings"], _window(cell)) == wanted
     )
     return max(found, key=lambda noise: noise.floor(1), default=None)
+
+
+_paired_noise = lru_cache(paired_noise)  # rows of a folder record the same
 
 
 def _window(cell: Mapping[str, Any]) -> dict[str, int]:

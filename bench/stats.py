@@ -254,7 +254,10 @@ def pooled_noise(groups: Sequence[Sequence[float]]) -> Noise | None:
     degrees = sum(len(logs) - 1 for logs in groups if logs)
     if not degrees:
         return None
-    squares = sum((value - fmean(logs)) ** 2 for logs in groups for value in logs)
+    means = [fmean(logs) if logs else 0.0 for logs in groups]
+    squares = sum(
+        (value - mean) ** 2 for logs, mean in zip(groups, means, strict=True) for value in logs
+    )
     return Noise(math.sqrt(squares / degrees), degrees)
 
 

@@ -33,11 +33,14 @@ EVERY_KERNEL = (
 )
 """By name: Triton's, interpreted, the CPU's, and Triton's on a GPU, whose hardware approximates."""
 
+_ON_CPU = ["reference", "triton", "c++"]
 ALL_COLOURS = (
-    pytest.param(["reference", "triton", "c++"], marks=INTERPRETED, id="cpu"),
-    pytest.param(["cuda"], marks=pytest.mark.gpu, id="cuda"),
+    pytest.param(_ON_CPU, range(0, PARTS, 5), marks=INTERPRETED, id="cpu-quarter"),
+    pytest.param(_ON_CPU, range(PARTS), marks=[INTERPRETED, pytest.mark.slow], id="cpu-all"),
+    pytest.param(["cuda"], range(PARTS), marks=pytest.mark.gpu, id="cuda-all"),
 )
-"""Those that are held against the same truth in one go, which takes longest to find."""
+"""Those that are held against the same truth in one go, which takes longest to find, and in which
+parts of all colours. Four of the 16 have black, white and every level of green and blue."""
 
 
 def on_gpu(tensor: Tensor) -> Tensor:

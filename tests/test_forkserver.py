@@ -150,7 +150,7 @@ def test_a_server_that_is_killed_takes_its_child_along_and_says_so(server: ForkS
     os.kill(helper, signal.SIGKILL)  # a runner does so
     with (
         tempfile.TemporaryFile() as log,
-        pytest.raises(ServerGoneError, match=r"^the process that starts trials has ended"),
+        pytest.raises(ServerGoneError, match=r"^the process that starts trials was killed by SIG"),
     ):
         server.fork("tests.children:answer", {}, log)
 

@@ -349,7 +349,7 @@ def test_a_journal_of_rows_that_cannot_be_compared_is_refused_with_the_line(
     with pytest.raises(UserError) as caught:
         read(tmp_path)
     assert str(caught.value).startswith(
-        f"{path}, line 3 against line 1: environment.cpu_model is None there and 'Another' here"
+        f"{path}, line 3: environment.cpu_model is 'Another', and None in line 1; "
     )
     path.write_text("".join([*lines, rows[2].to_line()]))  # which replaces it
     assert read(tmp_path) == rows

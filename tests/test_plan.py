@@ -36,17 +36,19 @@ def test_plan_and_sweep_have_the_same_default(
 ) -> None:
     monkeypatch.setattr("bench.commands.measuring.has_gpu", lambda: gpu)
     preset = plan_of(["sweep"], monkeypatch).spec.name
-    assert main(["plan"], capsys) == main(["plan", preset], capsys)
+    plain = ["--set", "variants=fp32"]  # of others a process tells what they mean here
+    assert main(["plan", *plain], capsys) == main(["plan", preset, *plain], capsys)
 
 
 def test_the_plan_tells_of_the_limit_and_of_what_may_be_left_out(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    words = ["plan", "quick", "--set", "time_limit_s=90", "--set", "unsupported=skip"]
-    _, out, _ = main(words, capsys)
+    words = ["plan", "quick", "--set", "variants=fp32"]
+    limits = ["--set", "time_limit_s=90", "--set", "unsupported=skip"]
+    _, out, _ = main([*words, *limits], capsys)
     assert "No trial begins that is not expected to end within 90 s." in out.splitlines()
     assert "left out when the sweep begins" in out
-    _, out, _ = main(words[:2], capsys)
+    _, out, _ = main(words, capsys)
     assert "No trial begins" not in out
     assert "left out" not in out
 

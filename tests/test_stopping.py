@@ -19,7 +19,7 @@ from bench.stats import LEAST_ROUNDS, estimate
 from bench.stopping import CONFIRMING_ROUNDS, Run, Stop, widest_interval
 from bench.trial import Status, Trial
 from tests.commands import main
-from tests.harness import Recorder, toy_plan
+from tests.harness import Recorder, toy_plan, write_toml
 from tests.report_rows import NEAR, PLAIN, failed, in_rounds, of_today
 
 Capture = pytest.CaptureFixture[str]
@@ -183,14 +183,18 @@ def test_mistakes_are_told_in_one_line(words: list[str], expected: str, capsys: 
     ("text", "seconds"),
     [("90", 90), ("90s", 90), ("20m", 1200), ("20min", 1200), ("1h30m", 5400), ("0.5h", 1800)],
 )
-def test_lengths_of_time_in_usual_spellings(text: str, seconds: int, capsys: Capture) -> None:
-    _, out, _ = main(["plan", "--max-time", text], capsys)
+def test_lengths_of_time_in_usual_spellings(
+    text: str, seconds: int, tmp_path: Path, capsys: Capture
+) -> None:
+    toys = write_toml(tmp_path / "toys.toml", variants=["none"], batch_size=[4])
+    _, out, _ = main(["plan", str(toys), "--max-time", text], capsys)
     assert f"expected to end within {seconds} s" in " ".join(out.split())
 
 
-def test_a_width_makes_room_for_as_many_rounds_as_it_takes(capsys: Capture) -> None:
-    _, one, _ = main(["plan", "--json"], capsys)
-    _, many, _ = main(["plan", "--json", "--ci-width", "1%"], capsys)
+def test_a_width_makes_room_for_as_many_rounds_as_it_takes(tmp_path: Path, capsys: Capture) -> None:
+    words = ["plan", str(write_toml(tmp_path / "toys.toml", variants=["none"], batch_size=[4, 8]))]
+    _, one, _ = main([*words, "--json"], capsys)
+    _, many, _ = main([*words, "--json", "--ci-width", "1%"], capsys)
     assert len(many.splitlines()) == 30 * len(one.splitlines())
-    _, some, _ = main(["plan", "--json", "--ci-width", "1%", "--rounds", "8"], capsys)
+    _, some, _ = main([*words, "--json", "--ci-width", "1%", "--rounds", "8"], capsys)
     assert len(some.splitlines()) == 8 * len(one.splitlines())

@@ -2,6 +2,7 @@
 
 import json
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
@@ -195,14 +196,14 @@ def turns(rates: Rates, others: Rates) -> list[list[TrialId]]:
     only, of several pairs, then one side was measured after the other, and nothing in turn.
     """
     spans = {key: sorted((rates[key][1], others[key][1])) for key in rates.keys() & others.keys()}
+    began = sorted((moment, key[-1]) for key, span in spans.items() for moment in span)
+    moments = [moment for moment, _ in began]
     in_turn = [
         key
         for key, (first, last) in spans.items()
-        if not any(
-            first < moment < last
-            for other, moments in spans.items()
-            if other[-1] != key[-1]
-            for moment in moments
+        if all(
+            began[place][1] == key[-1]
+            for place in range(bisect_right(moments, first), bisect_left(moments, last))
         )
     ]
     found: list[list[TrialId]] = []

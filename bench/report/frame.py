@@ -8,10 +8,9 @@ import math
 import shlex
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from bench.budget import GIB
@@ -296,16 +295,17 @@ def _noise(row: Row) -> Record:
 
 
 def _times(row: Row) -> dict[str, float]:
-    steps = np.array(row.result.step_phase_s)
+    steps = row.result.step_phase_s
     measured = steps[slice(*row.result.window)]
-    phases_ms = np.median(measured, axis=0) * 1000
-    steps_ms = measured.sum(axis=1) * 1000
+    phases_s = zip(*measured, strict=True)
+    steps_s = [sum(phases) for phases in measured]
+    step_s = median(steps_s)
     return {
         "images_per_s": row.result.images_per_s,
-        "step_ms": float(np.median(steps_ms)),
-        "slowdown": float(np.mean(steps_ms) / np.median(steps_ms)),
-        **{f"{phase}_ms": float(ms) for phase, ms in zip(PHASES, phases_ms, strict=True)},
-        "first_step_ms": float(steps[0].sum() * 1000),
+        "step_ms": 1000 * step_s,
+        "slowdown": fmean(steps_s) / step_s if step_s else None,
+        **{f"{phase}_ms": 1000 * median(s) for phase, s in zip(PHASES, phases_s, strict=True)},
+        "first_step_ms": 1000 * sum(steps[0]),
     }
 
 
@@ -379,7 +379,7 @@ def _utilization_percent(row: Row) -> float | None:
     from_s = row.result.parent_phase_at_s["measuring"] + _NVML_AVERAGES_S
     late = [sample for sample in samples if _number(sample["at_s"]) >= from_s]
     read = [_number(s["gpu_percent"]) for s in late if s.get("gpu_percent") is not None]
-    return float(np.mean(read)) if read else None
+    return fmean(read) if read else None
 
 
 def _gib(size_bytes: float | str | None) -> float | None:
