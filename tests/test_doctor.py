@@ -73,7 +73,12 @@ def test_what_this_process_does_itself_is_no_other_s(monkeypatch: pytest.MonkeyP
     def machine(percpu: bool) -> list[Any]:
         """A machine on which nothing else runs."""
         own_s = sum(psutil.Process().cpu_times()[:2])
-        return [type("times", (), {"user": own_s, "idle": time.monotonic()})]
+        return [
+            type("times", (), {"user": own_s * (cpu == first), "idle": time.monotonic()})
+            for cpu in range(1 + last)
+        ]
+
+    first, last = min(os.sched_getaffinity(0)), max(os.sched_getaffinity(0))
 
     def work(seconds: float) -> None:
         end_s = time.monotonic() + seconds
@@ -87,7 +92,7 @@ def test_what_this_process_does_itself_is_no_other_s(monkeypatch: pytest.MonkeyP
 
 
 def test_a_machine_that_does_not_count_is_not_called_fine(monkeypatch: pytest.MonkeyPatch) -> None:
-    still = [type("times", (), {"user": 5.0, "idle": 7.0})]
+    still = [type("times", (), {"user": 5.0, "idle": 7.0})] * (1 + max(os.sched_getaffinity(0)))
     monkeypatch.setattr(psutil, "cpu_times", lambda percpu: still)
     found = list(doctor.processes(watch=lambda seconds: None))
     assert [finding.state for finding in found] == [State.UNREADABLE] * 2

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from kernels import lab
 from kernels.lab import lab_to_rgb, rgb_to_lab
+from tests.training import threads
 
 # Every colour whose levels sit on a lattice, the ends and both sides of the sRGB knee (10 | 11).
 LEVELS = sorted({*range(0, 256, 15), 1, 10, 11, 254})
@@ -73,10 +74,8 @@ def test_white_and_black() -> None:
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with threads(1):
+        yield
 
 
 # On a busy machine threads that wait for each other take ten times as long as one.

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -25,9 +25,16 @@ from tests.colours import (
 )
 from tests.test_rgb_to_lab import by_gpu as by_gpu_to_lab
 from tests.test_rgb_to_lab import by_operator as by_operator_to_lab
+from tests.training import threads
 
 Convert = Callable[..., Tensor]
 FACTORS = (L_SCALE / 116, (L_CENTER + 16) / 116, AB_SCALE / 500, AB_SCALE / 200)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _two_threads() -> Iterator[None]:
+    with threads(2):  # which share the work
+        yield
 
 
 def by_triton(lightness: Tensor, ab: Tensor, layout: str = "NHWC") -> Tensor:

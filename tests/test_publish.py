@@ -250,7 +250,7 @@ def changed(rows: Sequence[Row], place: int, **environment: Any) -> list[Row]:
         (rows_without(fit(), 7), ENDED, "bf16 b16 has 4 rounds, others have 5"),
         (fit(dirty=True), ENDED, "measured with uncommitted changes"),
         (changed(fit(), 3, commit="f" * 40), ENDED, f"several commits: {COMMIT}, {'f' * 40}"),
-        (changed(fit(), 3, torch="2.14"), ENDED, "environment.torch is '2.15.0+cu132' there"),
+        (changed(fit(), 3, torch="2.14"), ENDED, "is '2.14', and '2.15.0+cu132' in line 1; rows"),
         (fit(commit=None, source="0" * 16), ENDED, "no commit here has that code"),
         (
             [row for row in fit() if row.trial.round < 3],

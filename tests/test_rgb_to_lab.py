@@ -4,7 +4,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from tests.colours import (
     on_gpu,
     part_of_all,
 )
+from tests.training import threads
 
 Convert = Callable[..., tuple[Tensor, Tensor]]
 FACTORS = (116 / 50, -(16 + 50) / 50, 500 / 110, 200 / 110)
@@ -80,8 +81,10 @@ pytestmark = pytest.mark.usefixtures("compiled_kernels")
 
 
 @pytest.fixture(scope="module")
-def compiled_kernels() -> None:
+def compiled_kernels() -> Iterator[None]:
     assert native.library(), "these tests are of the compiled kernel, and there is a compiler"
+    with threads(2):  # which share the work
+        yield
 
 
 @pytest.mark.parametrize(("names", "parts"), ALL_COLOURS)

@@ -273,15 +273,21 @@ def beyond_tolerance(
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Sums in one order, and plain fp32 afterwards."""
+def threads(count: int) -> Iterator[None]:
+    """As many threads of torch, however many cores there are."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(count)
     try:
-        with plain_flags_afterwards():
-            yield
+        yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Sums in one order, and plain fp32 afterwards."""
+    with threads(1), plain_flags_afterwards():
+        yield
 
 
 @contextmanager
