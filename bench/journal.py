@@ -229,12 +229,13 @@ def _rows(lines: Sequence[bytes], path: Path, first: int) -> Iterator[Row]:
 
 @contextlib.contextmanager
 def _no_collection() -> Iterator[None]:
-    """Rows hold no cycles: a search for some, again and again as they grow, takes a third."""
+    """Rows hold no cycles: a search for some, as they grow and afterwards, takes a third."""
     was_on = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
+        gc.freeze()
         if was_on:
             gc.enable()
 

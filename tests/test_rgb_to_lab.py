@@ -100,8 +100,8 @@ def test_every_colour(
                 results = KERNELS[name](frames, dtype=dtype)
                 off = check(results, truth, rounding(name, dtype), name)
                 worst.setdefault(f"{name} {dtype}", []).append(off)
-    for name, parts in worst.items():
-        record_property(f"L, a, b of {name} off by", torch.tensor(parts).amax(dim=0).tolist())
+    for name, offs in worst.items():
+        record_property(f"L, a, b of {name} off by", torch.tensor(offs).amax(dim=0).tolist())
 
 
 def windows_of(count: int, room: tuple[int, int], generator: torch.Generator) -> Tensor:
