@@ -38,8 +38,6 @@ def lines(
     where = f"{trials[0].device} within {format_bytes(trials[0].budget_bytes)}"
     samples = f"{asked.one('samples')} samples each"
     yield f"{count} of {asked.workload.name} on {where}, {samples}; {settings}"
-    if asked.one("unsupported") == "skip":
-        yield "What the device does not support is left out when the sweep begins."
     if asked.ci_width:
         yield f"Rounds end when every interval is narrower than {100 * asked.ci_width:g} %."
     if limit_s := asked.one("time_limit_s"):

@@ -40,17 +40,29 @@ def test_plan_and_sweep_have_the_same_default(
     assert main(["plan", *plain], capsys) == main(["plan", preset, *plain], capsys)
 
 
-def test_the_plan_tells_of_the_limit_and_of_what_may_be_left_out(
+def test_the_plan_tells_of_the_limit(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     words = ["plan", "quick", "--set", "variants=fp32"]
     limits = ["--set", "time_limit_s=90", "--set", "unsupported=skip"]
     _, out, _ = main([*words, *limits], capsys)
     assert "No trial begins that is not expected to end within 90 s." in out.splitlines()
-    assert "left out when the sweep begins" in out
     _, out, _ = main(words, capsys)
     assert "No trial begins" not in out
-    assert "left out" not in out
+
+
+def test_the_plan_leaves_out_what_its_device_does_not_support(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = {"variants": ["none", "unsupported"], "batch_size": [4], "unsupported": "skip"}
+    words = ["plan", str(write_toml(tmp_path / "toys.toml", **asked))]
+    _, out, _ = main(words, capsys)
+    assert "Variants left out: 1 of 2: cpu cannot do this." in out.splitlines()
+    assert "1 trial of toy" in out
+    # Of a device that is not here nothing is known.
+    _, out, _ = main([*words, "--device", "cuda:99"], capsys)
+    assert "What the device does not support is planned too: " in out
+    assert "2 trials of toy" in out
 
 
 # What is done already.

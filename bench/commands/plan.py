@@ -30,7 +30,7 @@ def run(options: Namespace) -> int:
         trials = asked.trials_like(rows[0])
         journal.check_same_question(rows[0].trial, trials[0], options.out)
     else:
-        asked = asked.resolved(_meanings(asked, note))
+        asked = _as_on_device(asked, note)
         trials = asked.trials(asked.one("device"), asked.budget_bytes or DEFAULT_BUDGET_BYTES)
     predictions = _predictions(asked, trials, note) if options.predict else {}
     if options.json:
@@ -49,19 +49,25 @@ def run(options: Namespace) -> int:
     return 0
 
 
-def _meanings(asked: spec.SweepSpec, note: Callable[[str], None]) -> dict[str, str]:
-    """What the words of preferences mean here; nothing where the device is not here."""
-    if not asked.preferences:
-        return {}
+def _as_on_device(asked: spec.SweepSpec, note: Callable[[str], None]) -> spec.SweepSpec:
+    """The sweep as its device has it: words resolved, and without variants that are left out.
+
+    Where the device is not here, words mean the best that there is, and nothing is left out.
+    """
+    if not asked.preferences and asked.one("unsupported") != "skip":
+        return asked
     with Runner(asked.workload.task, sweep.DEFAULT_TIMEOUT_S) as runner:
         try:
             device = runner.probe(asked.one("device")).device
-        except ValueError as error:
+        except UserError as error:
             best = asked.workload.preferences
             for axis, word in sorted(asked.preferences):
                 note(f"{axis} {word!r} is planned as {best[axis][word][0]}: {error}.")
-            return {}
-        return support.resolve(asked, runner, device, note)
+            if asked.one("unsupported") == "skip":
+                note(f"What the device does not support is planned too: {error}.")
+            return asked.resolved({})
+        resolved = asked.resolved(support.resolve(asked, runner, device, note))
+        return support.supported(resolved, runner, device, note)
 
 
 def _predictions(
