@@ -116,6 +116,11 @@ def test_a_flagged_row_is_named_and_nothing_rests_on_it() -> None:
     assert "30 %" in busy
     assert any(note.startswith("bf16 b8: a CPU quota stopped it in 50 %") for note in told)
     assert not any(note.startswith("fp32 b4: its threads") for note in told)
+    slowed = watched(90.0, **DISTURBED)
+    slowed.step_phase_s[slowed.window[0]] = [9.0] * 4
+    told = notes(cell_frame([*rows, row(trial("bf16", 16), slowed)]))
+    (busy,) = [note for note in told if note.startswith("bf16 b16: ")]  # the cause, once
+    assert "40 %" in busy
     (choice,) = recommend(rows, frame).choices
     assert choice.configuration.variant == "fp32"
 

@@ -29,6 +29,8 @@ def events_of(stream: io.StringIO) -> list[dict[str, Any]]:
 def test_events(clock: Clock) -> None:
     stream = io.StringIO()
     before, good, bad = trials(3)
+    slowed = measured(good, 50.0, duration_s=10.0)
+    slowed.result.step_phase_s[-2] = [0.001, 100.0, 0.02, 0.003]
     with JsonDisplay(stream, clock) as display:
         display.note("A note.")
         display.preparing(64, 64)
@@ -37,7 +39,7 @@ def test_events(clock: Clock) -> None:
         display.phase("measuring")
         clock.now_s += 0.5
         display.reading(Reading(3, math.nan, None, 97.3))
-        display.row(measured(good, 50.0, duration_s=10.0))
+        display.row(slowed)
         display.row(failed(bad))
     events = events_of(stream)
     assert all("at_s" in event for event in events)
@@ -56,7 +58,8 @@ def test_events(clock: Clock) -> None:
     assert (seen["step"], seen["images_per_s"], seen["memory_bytes"]) == (3, None, None)
     assert (ok["event"], ok["key"], ok["status"], ok["reason"]) == ("row", good.key, "ok", None)
     assert (ok["done"], ok["total"], ok["left_s"]) == (2, 3, 10.0)
-    final = cell_frame([measured(good, 50.0)]).iloc[0]
+    assert (ok["flags"], crash["flags"]) == ("the machine was busy", "")
+    final = cell_frame([slowed]).iloc[0]
     for name in ("images_per_s", "step_ms", "peak_memory_gib", "utilization_percent", "final_mse"):
         assert ok[name] == pytest.approx(final[name])
     assert (crash["status"], crash["reason"], crash["images_per_s"]) == (

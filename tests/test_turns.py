@@ -6,6 +6,7 @@ import pytest
 
 from bench.journal import Row
 from bench.report.compare import compare
+from bench.report.contrast import Rates, turns
 from bench.report.sides import Side
 from bench.trial import Status
 from tests.comparing import OTHER, in_seeds_by_turns, lines, only
@@ -39,6 +40,14 @@ def test_speed_is_only_judged_in_turn_or_beyond_the_drift_that_the_user_knows_of
     assert line["ratio_verdict"] == word
     assert line["memory_ratio_verdict"] == "same"  # which no drift changes
     assert any("in turn" in note for note in found.page.notes) is (moments[2] > 1 or first > 1)
+
+
+def test_what_begins_in_the_same_second_is_not_between() -> None:
+    # A trial of half a second; times are told in whole ones.
+    rates: Rates = {(0,): (1.0, "10:00:01"), (1,): (1.0, "10:00:02")}
+    others: Rates = {(0,): (1.0, "10:00:02"), (1,): (1.0, "10:00:03")}
+    assert turns(rates, others) == [[(0,)], [(1,)]]
+    assert turns(others, rates) == [[(0,)], [(1,)]]
 
 
 def test_a_round_that_was_measured_again_later_does_not_count() -> None:

@@ -163,7 +163,7 @@ def harm(figure: Figure, verdict: Verdict, limit: float) -> Harm:
     if judgement.strict is None:
         return Harm(share, None, within=None)
     low, high = judgement.strict.low, judgement.strict.high
-    if not low or math.isinf(high):  # of an unknown drift
+    if math.isinf(high):  # of an unknown drift
         return Harm(share, None, within=None)
     most = max(map(figure.harm, (low, high)))
     quiet = judgement.direction is Direction.SAME or math.expm1(verdict.floor) < limit
