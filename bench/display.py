@@ -43,12 +43,8 @@ def summary(row: Row) -> str:
     if result.status is Status.OK:
         from bench.report.frame import flags_of  # pandas: not before it is needed
 
-        rate, mse, flags = (
-            rate_text(result.images_per_s),
-            result.quality["final_mse"],
-            flags_of(row),
-        )
-        flagged = f", flagged: {flags}" if flags else ""
+        rate, mse = rate_text(result.images_per_s), result.quality["final_mse"]
+        flagged = f", flagged: {flags}" if (flags := flags_of(row)) else ""
         return f"{text}, {rate} images/s, MSE {mse:.1f}{flagged}"
     return f"{text}, {result.reason}"
 
