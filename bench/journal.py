@@ -181,11 +181,22 @@ def read(folder: Path) -> list[Row]:
     A torn last line (the writer was killed) is passed over.
 
     Raises:
-        UserError: There is no journal, a line in it is not a row, or two rows cannot be compared.
+        UserError: There is no journal, there is no row in it, a line in it is not a row, or two
+            rows cannot be compared.
     """
     path = folder / FILE_NAME
     if not path.is_file():
         raise UserError(f"{folder}: expected a folder with a {FILE_NAME} in it")
+    if rows := read_if_any(folder):
+        return rows
+    raise UserError(f"{path}: the journal holds no rows yet")
+
+
+def read_if_any(folder: Path) -> list[Row]:
+    """As `read`, of a folder that may not have a journal yet, or none with rows."""
+    path = folder / FILE_NAME
+    if not path.exists():
+        return []
     found: dict[str, tuple[int, Row]] = {}
     first = 1
     with path.open("rb") as file, _no_collection():
@@ -264,11 +275,6 @@ def _parse(line: bytes) -> Any:
     return found
 
 
-def read_if_any(folder: Path) -> list[Row]:
-    """As `read`, of a folder that may not have a journal yet."""
-    return read(folder) if (folder / FILE_NAME).exists() else []
-
-
 def is_torn(folder: Path) -> bool:
     """Whether the last line of a folder's journal is not whole, and passed over by `read`."""
     with (folder / FILE_NAME).open("rb") as file:
@@ -301,7 +307,7 @@ class Journal:
             lock(self._fd, self.path, f"--out {folder}: another sweep is writing there")
             self._cut_torn_line()
             _sync_folder(folder)
-            self.rows = {row.trial.key: row for row in read(folder)}
+            self.rows = {row.trial.key: row for row in read_if_any(folder)}
         except BaseException:
             os.close(self._fd)
             raise

@@ -19,7 +19,7 @@ DESCRIPTION = "Which way of training a colorization U-Net is fastest in 8 GB, an
 
 EXIT_CODES = (
     "Exit codes: 0 fine; 1 a gate or all trials failed; 2 a mistake in what was asked for or in a "
-    "file; 3 inconclusive, with --strict; 70 an internal error of unet-bench; 130 interrupted."
+    "file; 3 a gate is inconclusive; 70 an internal error of unet-bench; 130 interrupted."
 )
 
 

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 _STREAMS = ("stdin", "stdout", "stderr")
 
+_REFUSING = ("strict", "surrogateescape")
+"""What streams do with a letter that their encoding does not have; the second in the C locale."""
+
 _READER_GONE = (errno.EPIPE, errno.EIO)
 """What a write gives after a pipe's reader has ended, or a terminal was closed."""
 
@@ -82,6 +85,7 @@ class _OutputFile(io.FileIO):
         except OSError as error:
             on_disk = stat.S_ISREG(os.fstat(self.fileno()).st_mode)
             if error.errno not in _READER_GONE or on_disk:
+                error.filename = f"standard {'output' if self.fileno() == 1 else 'error'}"
                 raise
             devnull = os.open(os.devnull, os.O_WRONLY)
             os.dup2(devnull, self.fileno())
@@ -95,7 +99,7 @@ def outliving_its_reader(stream: io.TextIOWrapper) -> io.TextIOWrapper:
         io.BufferedWriter(_OutputFile(stream.fileno(), "w", closefd=False)),
         encoding=stream.encoding,
         # What an encoding has no letter for is told by its number: no reason to end.
-        errors="backslashreplace" if stream.errors == "strict" else stream.errors,
+        errors="backslashreplace" if stream.errors in _REFUSING else stream.errors,
         line_buffering=stream.line_buffering or stream.write_through,
     )
 

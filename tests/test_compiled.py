@@ -235,6 +235,15 @@ def test_a_pair_that_crashed_in_a_round_is_not_judged() -> None:
     assert "nothing can be said" in page.verdict
 
 
+def test_nothing_is_compared_with_a_twin_that_ran_out_of_memory_in_a_round() -> None:
+    oom = of_today("fp32", 4, failed(Status.OOM), round=1)
+    page = compiled(EAGER, oom, COMPILED, images=1000)
+    (text,) = page_texts(page)
+    assert (text["speedup"], text["status"]) == ("not comparable", "ok; eager ok 1/2, oom 1/2")
+    assert text["break-even images"] == text["winner over 1,000 images"] == "-"
+    assert "nothing can be said" in page.verdict
+
+
 def test_rounds_are_one_pair_of_medians() -> None:
     rows = [
         timed(name, 4, rate * factor, 1, cold_s, round=number)

@@ -114,7 +114,7 @@ def test_a_flagged_row_is_named_and_nothing_rests_on_it() -> None:
     (busy,) = [note for note in told if note.startswith("bf16 b4: its threads")]
     assert "40 %" in busy
     assert "30 %" in busy
-    assert any(note.startswith("bf16 b8: a CPU quota stopped it in 50 %") for note in told)
+    assert any(note.startswith("bf16 b8: a CPU quota stopped it in up to 50 %") for note in told)
     assert not any(note.startswith("fp32 b4: its threads") for note in told)
     slowed = watched(90.0, **DISTURBED)
     slowed.step_phase_s[slowed.window[0]] = [9.0] * 4
@@ -136,8 +136,8 @@ def test_a_cell_is_flagged_if_half_of_its_rounds_were_disturbed_and_any_are_told
     (cell,) = cells(*rows)
     assert cell["flags"] == flags
     assert cell["rounds_busy"] == disturbed
-    found = [note for note in notes(cell_frame(rows)) if f"in {disturbed} of 4 rounds" in note]
-    assert len(found) == 1
+    (found,) = [note for note in notes(cell_frame(rows)) if f"in {disturbed} of 4 rounds" in note]
+    assert "40 %" in found  # of the rounds that were, however many were not
 
 
 @pytest.mark.parametrize(

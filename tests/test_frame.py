@@ -347,7 +347,8 @@ def test_a_journal_without_rows_is_refused_in_words(
     with pytest.raises(SystemExit) as caught:
         cli.main(["report", str(tmp_path)])
     assert caught.value.code == 2
-    assert capsys.readouterr().err == "unet-bench: the journal holds no rows yet\n"
+    path = tmp_path / FILE_NAME
+    assert capsys.readouterr().err == f"unet-bench: {path}: the journal holds no rows yet\n"
 
 
 # Doing it again.

@@ -34,7 +34,8 @@ def test_a_rung_is_compared_with_the_first_and_with_the_one_before() -> None:
     assert [text["vs before"] for text in page_texts(page)] == ["-", "~1.50x", "~2.00x"] * 2
     assert page.verdict == (
         "Fastest here: bf16+channels_last at batch 8 with 240.0 images/s, ~3.00x fp32, the first "
-        "rung; the step that brought the most was +channels_last over bf16 at batch 4: ~2.00x."
+        "rung; of the steps to a rung faster than all before, the largest was +channels_last over "
+        "bf16 at batch 4: ~2.00x."
     )
     assert page.bold == [False] * 5 + [True]
 
@@ -69,10 +70,20 @@ def test_a_flagged_rung_is_no_ground_to_stand_on() -> None:
 
 def test_a_step_that_only_undoes_a_loss_has_not_brought_the_most() -> None:
     rows = [timed("fp32", 4, 100), timed("bf16", 4, 50), timed("bf16+channels_last", 4, 95)]
-    assert "brought the most" not in view("ladder", *rows).verdict
+    assert "the largest was" not in view("ladder", *rows).verdict
     page = view("ladder", *rows, timed("fp32+compile", 4, 110))
-    assert "the step that brought the most was" in page.verdict
+    assert "the largest was" in page.verdict
     assert "over bf16+channels_last at batch 4: ~1.16x" in page.verdict
+
+
+def test_nothing_is_compared_with_what_ran_out_of_memory_in_a_round() -> None:
+    oom = [of_today(name, 4, failed(Status.OOM), round=1) for name in ("fp32", "tf32")]
+    rows = [timed("fp32", 4, 10), timed("tf32", 4, 12), timed("bf16", 4, 15)]
+    page = view("ladder", *rows, *oom)
+    assert [text["vs first"] for text in page_texts(page)] == ["not comparable"] * 3
+    assert page_texts(page)[0]["status"] == "ok 1/2, oom 1/2"
+    page = view("ladder", *rows, oom[1])
+    assert page_lines(page)[2]["before_variant"] == "fp32"
 
 
 def test_nothing_is_compared_with_a_flagged_first_rung() -> None:

@@ -45,11 +45,16 @@ def closing(numbers: Sequence[int]) -> Callable[[], None]:
 # Streams.
 
 
-def test_what_an_encoding_has_no_letter_for_is_printed_by_its_number() -> None:
-    code = "from bench import startup; startup.prepare(); print('\u00b1 5')"
+@pytest.mark.parametrize(
+    "environment", [{"PYTHONIOENCODING": "ascii"}, {"PYTHONUTF8": "0", "LC_ALL": "C"}]
+)
+def test_what_an_encoding_has_no_letter_for_is_printed_by_its_number(
+    environment: dict[str, str],
+) -> None:
+    code = "from bench import startup; startup.prepare(); print(chr(177), 5)"
     found = subprocess.run(
         [sys.executable, "-c", code],
-        env=without(PYTHONIOENCODING="ascii"),
+        env=without("PYTHONIOENCODING", "PYTHONUTF8", **environment),
         capture_output=True,
         check=True,
     )
@@ -125,6 +130,20 @@ def test_a_full_disk_is_an_error() -> None:
             stream.flush()
         with contextlib.suppress(OSError):
             stream.detach().detach()  # type: ignore[attr-defined]
+
+
+def test_a_full_disk_is_told_with_the_stream() -> None:
+    code = "from bench import startup; startup.prepare(); print('lost', flush=True)"
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env=without(),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert "No space left on device: 'standard output'" in done.stderr
 
 
 @pytest.mark.parametrize("ended", [1, 2])

@@ -37,7 +37,7 @@ def measure(options: Namespace, asked: spec.SweepSpec, name: str) -> tuple[list[
     watched = options.command == "sweep"
     with make_display(console, sys.stdout if options.json and watched else None) as display:
         complete = sweep.run(plan, display)
-        rows = journal.read(folder)
+        rows = journal.read_if_any(folder)
         page = table_page(rows, folder) if rows else None
         written = write_tables(folder, page) if page else {}
         if isinstance(display, JsonDisplay):

@@ -119,6 +119,8 @@ class _MarkedColumn(Column):
     def text(self, record: Record) -> str:
         """See `Column.text`."""
         text = super().text(record)
+        if pd.isna(record["speedup"]):
+            return "-"
         if pd.isna(record[self.name]) or record["speedup"] <= 1:
             return text
         return f"{MARKS.get(record['speedup_verdict'], '')}{text}"

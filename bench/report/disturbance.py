@@ -73,13 +73,18 @@ def _percent(part: float, whole: float) -> float:
 
 
 def of_rounds(good: Sequence[Record]) -> Record:
-    """How many rounds were disturbed, and what could not be read in any; of a cell.
+    """How many rounds were disturbed, by how much at most, and what could not be read in any.
 
     Args:
         good: Its rounds that ended well, with the columns of `of_row`.
     """
     unreadable = (part for one in good for part in (one["unreadable"] or "").split("; ") if part)
+    most = {
+        name: max((one[name] for one in good if one[name] is not None), default=None)
+        for name in PERCENTS
+    }
     return {
+        **most,
         "rounds_busy": sum(map(_was_busy, good)),
         "rounds_throttled": sum(map(_was_throttled, good)),
         "unreadable": "; ".join(dict.fromkeys(unreadable)),
@@ -123,7 +128,7 @@ def _number(value: Any) -> float | None:
 
 
 def notes(cells: Iterable[Record]) -> list[str]:
-    """What disturbed each cell, in figures: medians over its rounds."""
+    """What disturbed each cell, in figures: of each the largest of all rounds."""
     found = []
     for cell in cells:
         rounds = f"of {cell['rounds_ok']} rounds"
@@ -138,7 +143,7 @@ def notes(cells: Iterable[Record]) -> list[str]:
             )
         if cell["rounds_throttled"]:
             found.append(
-                f"{label(cell)}: a CPU quota stopped it in {cell['throttled_percent']:.0f} % "
+                f"{label(cell)}: a CPU quota stopped it in up to {cell['throttled_percent']:.0f} % "
                 f"of the quota's periods: throttled in {cell['rounds_throttled']} {rounds}."
             )
         if flags(cell)[CROWDED_FLAG]:
@@ -150,7 +155,10 @@ def notes(cells: Iterable[Record]) -> list[str]:
 
 
 _TEXTS = (
-    ("its threads waited for a CPU for {:.0f} % of the time in which they were ready", PERCENTS[0]),
-    ("others used {:.0f} % of its CPUs", PERCENTS[1]),
-    ("other machines on its host took {:.0f} % of them", PERCENTS[2]),
+    (
+        "its threads waited for a CPU for up to {:.0f} % of the time in which they were ready",
+        PERCENTS[0],
+    ),
+    ("others used up to {:.0f} % of its CPUs", PERCENTS[1]),
+    ("other machines on its host took up to {:.0f} % of them", PERCENTS[2]),
 )

@@ -15,7 +15,6 @@ import pandas as pd
 
 from bench.budget import GIB
 from bench.environment import RECORDED_LATER
-from bench.errors import UserError
 from bench.journal import Row
 from bench.monitor import cpu_percent, window_of
 from bench.noise import of_row
@@ -47,7 +46,6 @@ _MEDIAN = (
     "utilization_percent",
     "final_mse",
     *compilation.SECONDS,
-    *disturbance.PERCENTS,
 )
 
 OUTSIDE_GIT = "outside git"
@@ -83,13 +81,8 @@ def cell_frame(rows: Sequence[Row]) -> pd.DataFrame:
     Rates and their ratios are geometric means with intervals; all else are medians.
 
     Args:
-        rows: That may be compared, as those of a journal; see `bench.journal.read`.
-
-    Raises:
-        UserError: There are no rows.
+        rows: At least one, and all may be compared; see `bench.journal.read`.
     """
-    if not rows:
-        raise UserError("the journal holds no rows yet")
     groups: dict[tuple[object, ...], list[Record]] = {}
     for record in map(trial_record, rows):
         groups.setdefault(tuple(record[name] for name in CELL), []).append(record)
@@ -117,6 +110,7 @@ def cell_frame(rows: Sequence[Row]) -> pd.DataFrame:
         *medians,
         *("images_per_s", "images_per_s_low", "images_per_s_high", "noise_percent", "card_gib"),
         *scaling.NUMBERS,
+        *disturbance.PERCENTS,
         *(f"{name}{end}" for name in ratios for end in ("", "_low", "_high", "_floor_percent")),
     ]
     counts = [

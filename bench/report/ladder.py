@@ -33,6 +33,7 @@ from bench.report.page import (
     ratio_text,
     shown,
 )
+from bench.report.speedups import is_reference
 from bench.report.tables import COMPILE_COLUMNS
 from bench.trial import Status, rate_text
 
@@ -76,7 +77,8 @@ _COLUMNS = (
 def ladder(cells: list[Record]) -> Page:
     """What each step from variant to variant brings, at every batch size.
 
-    A rung is compared with the last one before it that was measured and is not flagged.
+    A rung is compared with the last one before it that others may be compared with; see
+    `bench.report.speedups.is_reference`.
 
     Raises:
         UserError: There is only one variant.
@@ -94,12 +96,12 @@ def ladder(cells: list[Record]) -> Page:
         for cell in rungs:
             first = first or cell
             lines.append(_line(cell, first, before))
-            firsts.append(None if first["flags"] else first)
+            firsts.append(first if is_reference(first) else None)
             befores.append(before)
             if before is not previous and before is not None:
                 skipped.setdefault(before["variant"], []).append(cell)
             previous = cell
-            if cell["rounds_ok"] and not cell["flags"]:
+            if is_reference(cell):
                 before = cell
     for name, references in ((_FIRST, firsts), (_BEFORE, befores)):
         for line, found in zip(lines, ratios(name, cells, references), strict=True):
@@ -110,8 +112,8 @@ def ladder(cells: list[Record]) -> Page:
     notes = [compile_seconds_note()] if compiled else []
     notes += verdict_notes(lines, _FIRST, _BEFORE)
     notes += [
-        f"{names(rungs)}: compared with {variant}, the last rung before that was measured and is "
-        "not flagged."
+        f"{names(rungs)}: compared with {variant}, the last rung before that was measured, fits "
+        "in all rounds and is not flagged."
         for variant, rungs in skipped.items()
     ]
     texts = {
@@ -191,8 +193,9 @@ def _sentence(words: str, lines: list[Record]) -> str:
     top = max(_gains(lines), key=lambda line: float(line[_BEFORE]), default=None)
     if top is not None and top[_BEFORE] > 1:
         text += (
-            f"; the step that brought the most was {top['change']} over {top['before_variant']} "
-            f"at batch {top['batch_size']}: {ratio_text(top, _BEFORE)}"
+            "; of the steps to a rung faster than all before, the largest was "
+            f"{top['change']} over {top['before_variant']} at batch {top['batch_size']}: "
+            f"{ratio_text(top, _BEFORE)}"
         )
     return text + "."
 

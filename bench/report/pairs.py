@@ -10,7 +10,14 @@ import pandas as pd
 
 from bench.errors import UserError
 from bench.report import Record
-from bench.report.cells import axes, by_settings, differing, plain_axes, status_text
+from bench.report.cells import (
+    axes,
+    by_settings,
+    differing,
+    plain_axes,
+    ran_out_of_memory,
+    status_text,
+)
 from bench.report.contrast import ratios
 from bench.report.notes import caution_notes, machine_notes, names, verdict_notes
 from bench.report.page import NOT_READABLE, Column, IntervalColumn, Page, RatioColumn, shown
@@ -98,7 +105,8 @@ def find(cells: list[Record], view: str, name: str, changed: str, title: str) ->
     ]
     if not found:
         raise UserError(f"--view {view}: nothing to show, all rows have {name} {axis.plain}")
-    cells, twins = [cell for cell, _ in found], [twin for _, twin in found]
+    cells = [cell for cell, _ in found]
+    twins = [None if twin is None or ran_out_of_memory(twin) else twin for _, twin in found]
     lines = [
         _line(pair, name) | columns | _compared_rates(pair, columns["speedup"])
         for pair, columns in zip(found, ratios("speedup", cells, twins), strict=True)

@@ -72,9 +72,6 @@ def check(there: Side, here: Side, ignored: Sequence[str]) -> list[str]:
     Raises:
         UserError: Naming the other keys that differ, or an ignored one that there is not.
     """
-    for side in (there, here):
-        if not side.rows:
-            raise UserError(f"{side.name}: the journal holds no rows yet")
     found = differences(there.rows[0], here.rows[0])
     known = {**there.rows[0].circumstances, **here.rows[0].circumstances}
     whole = {name.rpartition(".")[2]: name for name in known} | {name: name for name in known}

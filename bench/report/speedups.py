@@ -33,6 +33,14 @@ def may_win(cell: Record) -> bool:
     return ended_well(cell) and not cell["flags"]
 
 
+def is_reference(cell: Record) -> bool:
+    """Whether others may be compared with it.
+
+    What crashes now and then still tells what is slower; what does not always fit is no choice.
+    """
+    return bool(cell["rounds_ok"] and not cell["flags"] and not ran_out_of_memory(cell))
+
+
 def baseline_batch(cells: Iterable[Record]) -> int | None:
     """The batch size of the baseline configuration, for all reports alike.
 
@@ -63,9 +71,7 @@ def add_speedups(cells: Sequence[Record]) -> None:
     comparable = plain_by_place(cells)
     for cell in cells:
         plain = {
-            other["batch_size"]: other
-            for other in comparable[_place(cell)]
-            if other["rounds_ok"] and not other["flags"] and not ran_out_of_memory(other)
+            other["batch_size"]: other for other in comparable[_place(cell)] if is_reference(other)
         }
         baseline = plain.get(baselines[cell["settings"]])
         cell["seed_batch_size"] = baseline["batch_size"] if baseline else None
